@@ -1,0 +1,122 @@
+"""holdfast lets an agent survive anything that happens to its process.
+
+::
+
+    import holdfast as hf
+
+    @hf.tool(effect="idempotent")
+    async def refund(order: str, cents: int) -> str: ...
+
+    @hf.agent
+    async def triage(ticket: str) -> str:
+        return await refund(ticket, 500)
+
+    print(hf.run(triage, "order-7", id="ticket-7"))
+
+Public names are loaded on first use, so that importing holdfast costs little.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from holdfast.agents import agent
+    from holdfast.ambient import (
+        NOT_DONE,
+        UNKNOWN,
+        ask,
+        attempt,
+        emit,
+        idempotency_key,
+        now,
+        random,
+        receive,
+        run_id,
+        send,
+        transaction,
+        uuid,
+        version_guard,
+    )
+    from holdfast.app import App, run
+    from holdfast.client import Client
+    from holdfast.core.retry import Retry
+    from holdfast.errors import (
+        AgentUnknown,
+        CodecError,
+        Diverged,
+        HoldfastError,
+        NotDone,
+        NotInRun,
+        RunConflict,
+        RunFailed,
+        RunParked,
+        RunUnknown,
+        RunWasCancelled,
+        StepFailed,
+        StoreError,
+        StoreRefused,
+        StoreUnavailable,
+        UsageError,
+    )
+    from holdfast.runtime.worker import Worker, WorkerSettings
+    from holdfast.tools import NonDurableWarning, call, schemas, step, tool
+
+_HOMES = {
+    "holdfast.agents": ["agent"],
+    "holdfast.ambient": [
+        "NOT_DONE",
+        "UNKNOWN",
+        "ask",
+        "attempt",
+        "emit",
+        "idempotency_key",
+        "now",
+        "random",
+        "receive",
+        "run_id",
+        "send",
+        "transaction",
+        "uuid",
+        "version_guard",
+    ],
+    "holdfast.app": ["App", "run"],
+    "holdfast.client": ["Client"],
+    "holdfast.core.retry": ["Retry"],
+    "holdfast.errors": [
+        "AgentUnknown",
+        "CodecError",
+        "Diverged",
+        "HoldfastError",
+        "NotDone",
+        "NotInRun",
+        "RunConflict",
+        "RunFailed",
+        "RunParked",
+        "RunUnknown",
+        "RunWasCancelled",
+        "StepFailed",
+        "StoreError",
+        "StoreRefused",
+        "StoreUnavailable",
+        "UsageError",
+    ],
+    "holdfast.runtime.worker": ["Worker", "WorkerSettings"],
+    "holdfast.tools": ["NonDurableWarning", "call", "schemas", "step", "tool"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

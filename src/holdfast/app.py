@@ -1,0 +1,220 @@
+"""The composition root: the one place where store, agents, clock, workers and clients are joined."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast.agents import agent_spec
+from holdfast.client import Client, result_value
+from holdfast.core.specs import AgentSpec
+from holdfast.core.state import ENDED
+from holdfast.errors import RunParked, UsageError
+from holdfast.ports import Clock, Entropy, Middleware, Store
+from holdfast.runtime.clock import SystemClock, SystemEntropy
+from holdfast.runtime.runner import RunnerSettings
+from holdfast.runtime.worker import Worker, WorkerSettings
+
+__all__ = ["App", "open_store", "run"]
+
+DEFAULT_STORE = "holdfast.db"
+
+
+async def open_store(url: str, *, create: bool = True, read_only: bool = False) -> Store:
+    """Open a store by its URL: ``memory:``, a path, or ``sqlite:///path``.
+
+    Raises:
+        UsageError: no store goes by such a URL.
+        StoreRefused: the file is not a store of ours.
+    """
+    scheme, colon, rest = url.partition(":")
+    if url == "memory:":
+        from holdfast.stores.memory import MemoryStore
+
+        return MemoryStore()
+    if colon and scheme not in ("sqlite", "file") and len(scheme) > 1 and rest.startswith("//"):
+        raise UsageError(f"store {url!r}: this version knows sqlite:///PATH, a path, and memory:")
+    from holdfast.stores.sqlite import SqliteStore
+
+    path = rest.removeprefix("//") if scheme == "sqlite" and colon else url
+    return await SqliteStore.open(Path(path), create=create, read_only=read_only)
+
+
+class App:
+    """Agents and a store, joined. Use it as an async context manager.
+
+    ::
+
+        async with hf.App("holdfast.db", agents=[triage]) as app:
+            run = await app.client.start(triage, ticket, id="ticket-7")
+            async with app.working():
+                print(await app.client.result(run))
+
+    Args:
+        store: A URL, a path or a store.
+        agents: The agents that may be started and carried on here.
+        middleware: What stands around each step's body, outermost first.
+        clock, entropy: Where time and chance come from.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store = DEFAULT_STORE,
+        agents: Iterable[Callable[..., Any]] = (),
+        *,
+        middleware: Sequence[Middleware] = (),
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> None:
+        self.agents: dict[str, AgentSpec] = {}
+        for function in agents:
+            spec = agent_spec(function)
+            if self.agents.setdefault(spec.uri, spec) is not spec:
+                raise UsageError(f"two agents have one name: {spec.name!r}")
+        self._where = store
+        self._store: Store | None = None
+        self._middleware = tuple(middleware)
+        self._clock = clock or SystemClock()
+        self._entropy = entropy or SystemEntropy()
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._where, str | os.PathLike):
+            self._store = await open_store(os.fspath(self._where))
+        else:
+            self._store = self._where
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(self._where, str | os.PathLike) and self._store is not None:
+            await self._store.close()
+        self._store = None
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+        if self._store is None:
+            raise UsageError("the App is not open. Hint: async with hf.App(…) as app:")
+        return self._store
+
+    @property
+    def client(self) -> Client:
+        """A client of the store."""
+        return Client(self.store, self.agents, clock=self._clock, entropy=self._entropy)
+
+    def worker(
+        self, settings: WorkerSettings | None = None, *, linger_s: float = 1.0, nap_s: float = 5.0
+    ) -> Worker:
+        """Make a worker that carries on the runs of these agents."""
+        shared = RunnerSettings(
+            self.store,
+            self._clock,
+            self._entropy,
+            self._middleware,
+            linger_s=linger_s,
+            nap_s=nap_s,
+        )
+        return Worker(self.agents.values(), shared, settings or WorkerSettings())
+
+    def working(self) -> "Working":
+        """Carry on runs for the length of an ``async with`` block."""
+        return Working(self.worker())
+
+    async def run(self, agent: Callable[..., Any], *args: Any, id: str = "", **kwargs: Any) -> Any:  # noqa: A002 - the word users know
+        """Start a run, or attach to it, advance it to its end and return its result.
+
+        Raises:
+            RunFailed, RunWasCancelled: it ended so.
+            RunParked: it waits for a person, a message or a time.
+        """
+        client = self.client
+        run = await client.start(agent, *args, id=id, **kwargs)
+        await self.advance(run)
+        row = await client.row(run)
+        if row.status in ENDED:
+            last = (await self.store.read(run, after=row.seq - 1))[0]
+            return result_value(last, self.agents.get(row.agent))
+        raise RunParked(
+            f"run {run!r} is {row.status.replace('_', ' ')}. Hint: holdfast show {run}",
+            run=run,
+            status=row.status,
+            wake_at=row.wake_at,
+        )
+
+    async def advance(self, run: str) -> None:
+        """Advance a run, ready or not, and those it starts, until it ends or parks."""
+        if (await self.client.row(run)).status in ENDED:
+            return
+        await self.worker(WorkerSettings(only_run=run), linger_s=0.2).run(until_idle=True)
+
+
+class Working:
+    """A worker for the length of an ``async with`` block, drained at its end."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Worker:
+        self._task = asyncio.get_running_loop().create_task(self.worker.run())
+        return self.worker
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self.worker.drain()
+        await self._task
+
+
+def run(
+    agent: Callable[..., Any],
+    *args: Any,
+    id: str = "",  # noqa: A002 - the word users know
+    store: str | os.PathLike[str] | Store = DEFAULT_STORE,
+    **kwargs: Any,
+) -> Any:
+    """Run an agent to its end and return its result; an id given twice is one run.
+
+    For scripts; in async code use an ``App``.
+
+    Args:
+        agent: The agent.
+        args: Its input.
+        id: The run's id; drawn at random if empty.
+        store: A URL, a path or a store.
+        kwargs: Its input by name.
+
+    Raises:
+        RunFailed, RunWasCancelled: it ended so.
+        RunParked: it waits for a person, a message or a time.
+    """
+
+    async def main() -> Any:
+        async with App(store, agents=[agent]) as app:
+            return await app.run(agent, *args, id=id, **kwargs)
+
+    return run_async(main())
+
+
+def run_async(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine from sync code.
+
+    Raises:
+        UsageError: a loop is running already.
+    """
+    if asyncio._get_running_loop() is not None:
+        main.close()
+        raise UsageError(
+            "hf.run was called in async code. Hint: async with hf.App(…) as app: await app.run(…)"
+        )
+    return asyncio.run(main)

@@ -1,0 +1,1 @@
+"""The `holdfast` command: thin, rendered with typer and rich."""

@@ -1,0 +1,291 @@
+"""Start, message, query and steer runs from outside.
+
+A client only writes to the store: it creates runs and delivers messages, cancellations and resolutions included, so
+it never gets in the way of whoever advances a run. Everything given twice under one id happens once.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from holdfast.agents import agent_spec
+from holdfast.ambient import check_name
+from holdfast.core import events as ev
+from holdfast.core.codec import Codec, json_bytes
+from holdfast.core.events import Event
+from holdfast.core.limits import MESSAGE_ID_CHARS_MAX, RUN_ID_CHARS_MAX, TOPIC_CHARS_MAX
+from holdfast.core.machine import CANCEL_TOPIC
+from holdfast.core.specs import AgentSpec
+from holdfast.core.state import ENDED, RunRow, RunState, fold
+from holdfast.errors import (
+    RunConflict,
+    RunFailed,
+    RunParked,
+    RunUnknown,
+    RunWasCancelled,
+    UsageError,
+)
+from holdfast.ports import Clock, Entropy, Message, Store
+from holdfast.runtime.births import new_run
+
+__all__ = ["Client", "failure_of", "result_value"]
+
+POLL_S = 1.0
+READ_EVENTS = 500
+STUCK = frozenset({"in_doubt", "diverged"})
+
+
+class Client:
+    """Talks to the runs of one store.
+
+    Args:
+        store: The store.
+        agents: The agents whose results are decoded by their annotations; the results of others are plain JSON.
+    """
+
+    def __init__(
+        self, store: Store, agents: dict[str, AgentSpec], *, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._clock = clock
+        self._entropy = entropy
+
+    async def start(self, agent: Callable[..., Any] | str, *args: Any, id: str = "", **kwargs: Any) -> str:  # noqa: A002 - the word users know
+        """Start a run, unless the id is taken by an earlier start of the same agent, and return its id.
+
+        Args:
+            agent: The agent, or its name.
+            args: Its input (not its state).
+            id: The run's id; drawn at random if empty.
+            kwargs: Its input by name.
+
+        Raises:
+            CodecError: the input does not fit the agent.
+            RunConflict: the id belongs to a run of another agent.
+        """
+        spec = self._spec(agent)
+        payload = b"null" if spec.has_state and not args and not kwargs else spec.encode_input(args, kwargs)
+        return await self.start_encoded(spec, payload, run=id)
+
+    async def start_encoded(self, spec: AgentSpec, payload: bytes, *, run: str = "") -> str:
+        """Start a run with an input in JSON; as ``start``."""
+        if not spec.has_state:
+            spec.decode_input(payload)
+        run = run or self._entropy.bytes(8).hex()
+        check_name("run id", run, RUN_ID_CHARS_MAX)
+        new = new_run(run, spec.uri, payload, now=self._clock.now(), entropy=self._entropy)
+        first: list[Message] = []
+        if spec.has_state and payload != b"null":
+            first = [Message(run, f"{run}/first", "", payload, self._clock.now())]
+        if not await self._store.create(new, first):
+            row = await self.row(run)
+            if row.agent != spec.uri:
+                raise RunConflict(f"run {run!r} belongs to {row.agent}, not to {spec.uri}")
+        return run
+
+    async def message(
+        self, run: str, message: Any, *, topic: str = "", id: str = ""  # noqa: A002 - the word users know
+    ) -> str:
+        """Send a message to a run and return the message's id; an id given twice is one message.
+
+        Raises:
+            RunUnknown: there is no such run.
+            UsageError: the run has ended.
+        """
+        payload = Codec(type(message), "a message").encode(message)
+        return await self.message_encoded(run, payload, topic=topic, message_id=id)
+
+    async def message_encoded(
+        self, run: str, payload: bytes, *, topic: str = "", message_id: str = ""
+    ) -> str:
+        """Send a message in JSON; as ``message``."""
+        check_name("topic", topic, TOPIC_CHARS_MAX, empty=True)
+        check_name("message id", message_id, MESSAGE_ID_CHARS_MAX, empty=True)
+        return await self._tell(run, topic, payload, message_id)
+
+    async def cancel(self, run: str, *, by: str = "client") -> None:
+        """Ask a run to stop; it may clean up, and undoes what it has compensations for."""
+        await self._tell(run, CANCEL_TOPIC, json_bytes({"by": by}), f"{run}/cancel")
+
+    async def resolve(self, run: str, step: str, *, happened: Any = ..., did_not: bool = False, by: str) -> None:
+        """Settle a step in doubt by a person's word.
+
+        Args:
+            run: The run.
+            step: The step key, such as ``refund#1``.
+            happened: The outcome: what the step would have returned.
+            did_not: Say that the effect did not happen; it is attempted again.
+            by: Who says so; recorded.
+
+        Raises:
+            UsageError: the step is not in doubt, or neither or both are said.
+        """
+        if (happened is ...) != did_not:
+            raise UsageError("say either happened=OUTCOME or did_not=True")
+        state = await self.state(run)
+        found = state.open_steps.get(step)
+        if found is None or found.stage != "doubted":
+            doubts = [key for key, s in state.open_steps.items() if s.stage == "doubted"]
+            raise UsageError(f"run {run!r}: step {step!r} is not in doubt; in doubt are {doubts or 'none'}")
+        said = {"step": step, "verdict": "not_done" if did_not else "happened", "by": by}
+        if not did_not:
+            said["value"] = json.loads(Codec(type(happened), "the outcome").encode(happened))
+        await self._tell(run, "$resolve", json_bytes(said), "")
+
+    async def accept(self, run: str, *, by: str) -> None:
+        """Accept a divergence: the code as it is now carries on; recorded outcomes stay available to it."""
+        row = await self.row(run)
+        if row.status != "diverged":
+            raise UsageError(f"run {run!r} is {row.status}, not diverged: there is nothing to accept")
+        await self._tell(run, "$accept", json_bytes({"by": by}), "")
+
+    async def row(self, run: str) -> RunRow:
+        """Return a run's row.
+
+        Raises:
+            RunUnknown: there is no such run.
+        """
+        row = await self._store.row(run)
+        if row is None:
+            raise RunUnknown(f"there is no run {run!r} in {self._store.url}. Hint: holdfast ls")
+        return row
+
+    async def find(self, prefix: str) -> str:
+        """Return the id of the run that is called so, or the only one whose id begins so.
+
+        Raises:
+            RunUnknown: there is none, or there are several.
+        """
+        if await self._store.row(prefix) is not None:
+            return prefix
+        rows = await self._store.rows(prefix=prefix, limit=6)
+        if len(rows) == 1:
+            return rows[0].run
+        if not rows:
+            raise RunUnknown(f"there is no run {prefix!r} in {self._store.url}. Hint: holdfast ls")
+        names = ", ".join(row.run for row in rows[:5])
+        raise RunUnknown(f"several runs begin with {prefix!r}: {names}{', …' if len(rows) > 5 else ''}")  # noqa: PLR2004 - as many as shown
+
+    async def result(self, run: str, *, message: str = "", timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the word users know
+        """Wait for a run's result, or for the reply to a message.
+
+        Args:
+            run: The run.
+            message: A message's id; then the reply of the turn it began is waited for.
+            timeout: Seconds, or None to wait for ever.
+
+        Raises:
+            RunFailed, RunWasCancelled: it ended so.
+            RunParked: it is in doubt or diverged: it waits for a person.
+            TimeoutError: it takes longer.
+        """
+        async with asyncio.timeout(timeout):
+            while True:
+                found, value = await self._look(run, message)
+                if found:
+                    return value
+                await self._store.changed(POLL_S)
+
+    async def _look(self, run: str, message: str) -> tuple[bool, Any]:
+        row = await self.row(run)
+        spec = self._agents.get(row.agent)
+        if message:
+            for event in reversed(await self.events(run)):
+                if isinstance(event.body, ev.TurnStarted) and event.body.message == message:
+                    ends = await self._store.read(run, after=event.seq)
+                    end = next((e for e in ends if isinstance(e.body, ev.TurnFinished | ev.TurnFailed)), None)
+                    if end is not None:
+                        return True, result_value(end, spec)
+        if row.status in ENDED:
+            last = (await self._store.read(run, after=row.seq - 1))[0]
+            return True, result_value(last, spec)
+        if row.status in STUCK:
+            raise RunParked(
+                f"run {run!r} is {row.status.replace('_', ' ')} and waits for a person."
+                f" Hint: holdfast show {run}", status=row.status,
+            )
+        return False, None
+
+    async def stream(self, run: str, *, after: int = 0, values: bool = True) -> AsyncIterator[Any]:
+        """Follow a run: yield (seq, value) of what it emits, until it ends.
+
+        Args:
+            run: The run.
+            after: The seq to resume behind.
+            values: Only emitted values; otherwise (seq, event) of every event.
+        """
+        while True:
+            ended = (await self.row(run)).status in ENDED
+            for event in await self._store.read(run, after=after, limit=READ_EVENTS):
+                after, ended = event.seq, False
+                if not values:
+                    yield event.seq, event
+                elif isinstance(event.body, ev.StreamEmitted):
+                    yield event.seq, json.loads(event.payload or b"null")
+            if ended:
+                return
+            if (await self.row(run)).seq <= after:
+                await self._store.changed(POLL_S)
+
+    async def state(self, run: str, *, at: int = 0) -> RunState:
+        """Return the fold of a run's events, up to and including seq ``at`` unless 0.
+
+        Raises:
+            RunUnknown: there is no such run, or it has no such event.
+        """
+        row = await self.row(run)
+        if at > row.seq:
+            raise RunUnknown(f"run {run!r} has {row.seq} events; there is no event {at}")
+        return fold(await self._store.read(run, until=at))
+
+    async def events(self, run: str, *, after: int = 0) -> list[Event]:
+        """Return a run's events."""
+        await self.row(run)
+        return await self._store.read(run, after=after)
+
+    async def _tell(self, run: str, topic: str, payload: bytes, message_id: str) -> str:
+        row = await self.row(run)
+        message_id = message_id or f"m-{self._entropy.bytes(8).hex()}"
+        if row.status in ENDED:
+            if topic == CANCEL_TOPIC:
+                return message_id
+            raise UsageError(f"run {run!r} has {row.status}; it takes no more messages")
+        await self._store.deliver([Message(run, message_id, topic, payload, self._clock.now())])
+        return message_id
+
+    def _spec(self, agent: Callable[..., Any] | str) -> AgentSpec:
+        if not isinstance(agent, str):
+            return agent_spec(agent)
+        spec = self._agents.get(f"agent:{agent}")
+        if spec is None:
+            known = ", ".join(sorted(s.name for s in self._agents.values())) or "none"
+            raise UsageError(f"agent {agent!r} is unknown here; known are {known}")
+        return spec
+
+
+def result_value(event: Event, spec: AgentSpec | None) -> Any:
+    """Return what the last event of a run or turn says came of it.
+
+    Raises:
+        RunFailed, RunWasCancelled: nothing but an error did.
+    """
+    payload = event.payload or b"null"
+    match event.body:
+        case ev.RunSucceeded():
+            return spec.result.decode(payload) if spec is not None else json.loads(payload)
+        case ev.TurnFinished():
+            reply = json.loads(payload)["reply"]
+            return spec.result.decode(json_bytes(reply)) if spec is not None else reply
+        case _:
+            raise failure_of(event)
+
+
+def failure_of(event: Event) -> RunFailed:
+    """Return the exception that the end of a failed or cancelled run stands for."""
+    data = json.loads(event.payload or b"null") or {"type": "", "message": ""}
+    text = f"run {event.run!r}: {data['type']}: {data['message']}"
+    if isinstance(event.body, ev.RunCancelled):
+        return RunWasCancelled(f"run {event.run!r} was cancelled")
+    return RunFailed(text, error_type=data["type"], error_message=data["message"], run=event.run)

@@ -1,0 +1,300 @@
+"""Typed values to JSON bytes and back; what cannot survive the trip fails here, with the path of the bad part.
+
+Values cross the log, objects do not: whoever asked for a value receives the *decoded* bytes, live as on replay.
+Annotations say what a value is, pydantic does the work (imported on first use: it is the heaviest import we
+have). Where an annotation says nothing (``Any``, none at all), only what JSON itself can tell apart passes.
+"""
+
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from holdfast.core.limits import PAYLOAD_BYTES_MAX
+from holdfast.errors import CodecError, PayloadTooLarge
+
+__all__ = ["ArgsCodec", "Codec", "annotations_of", "json_bytes", "path_text"]
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return compact JSON of plain data that is known to be JSON; for holdfast's own payloads."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def path_text(parts: tuple[int | str, ...]) -> str:
+    """Return a path such as ``$.items[3].when``."""
+    return "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)
+
+
+def _says_nothing(annotation: Any) -> bool:
+    """Tell whether a type is, or contains, one that leaves the value's type open."""
+    if annotation in (Any, object, dict, list, tuple, set, frozenset, inspect.Parameter.empty):
+        return True
+    return any(_says_nothing(part) for part in typing.get_args(annotation) if part is not Ellipsis)
+
+
+def _children(value: Any) -> Iterator[tuple[int | str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((str(name), part) for name, part in value.items())
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    elif hasattr(type(value), "model_fields"):
+        yield from ((name, getattr(value, name)) for name in type(value).model_fields)
+
+
+def _changed_part(
+    value: Any, decoded: Any, path: tuple[int | str, ...] = ()
+) -> tuple[tuple[int | str, ...], Any]:
+    """Return the path and value of the first part that is not what it was before the trip."""
+    if type(value) is type(decoded):
+        ours, theirs = list(_children(value)), dict(_children(decoded))
+        for name, part in ours:
+            if name in theirs and theirs[name] != part:
+                return _changed_part(part, theirs[name], (*path, name))
+    return path, value
+
+
+def _unencodable_part(value: Any, path: tuple[int | str, ...] = ()) -> tuple[tuple[int | str, ...], Any]:
+    """Return the path and value of the first part that pydantic cannot turn into JSON."""
+    from pydantic_core import PydanticSerializationError, to_json
+
+    for name, part in _children(value):
+        try:
+            to_json(part)
+        except (PydanticSerializationError, ValueError):
+            return _unencodable_part(part, (*path, name))
+    return path, value
+
+
+class Codec:
+    """Encodes the values of one annotation.
+
+    Args:
+        annotation: A type, or ``Any``.
+        what: Names the value in errors, such as ``the result of tool 'refund'``.
+    """
+
+    def __init__(self, annotation: Any, what: str) -> None:
+        self.annotation = Any if annotation is inspect.Parameter.empty else annotation
+        self.what = what
+        self._open = _says_nothing(self.annotation)
+        self._adapter_made: Any = None
+
+    @property
+    def _adapter(self) -> Any:
+        if self._adapter_made is None:
+            self._adapter_made = _make_adapter(self.annotation, self.what)
+        return self._adapter_made
+
+    def encode(self, value: Any) -> bytes:
+        """Return the JSON bytes of a value.
+
+        Raises:
+            CodecError: the value is not of the annotated type, or would come back as something else.
+            PayloadTooLarge: over PAYLOAD_BYTES_MAX.
+        """
+        from pydantic_core import PydanticSerializationError
+
+        try:
+            data: bytes = self._adapter.dump_json(value, warnings="error", by_alias=True)
+        except (PydanticSerializationError, ValueError, RecursionError) as error:
+            raise self._encode_error(value, error) from None
+        if len(data) > PAYLOAD_BYTES_MAX:
+            raise PayloadTooLarge(
+                f"{self.what} has {len(data)} bytes as JSON; at most {PAYLOAD_BYTES_MAX} are possible"
+                " (PAYLOAD_BYTES_MAX). Hint: keep large data elsewhere and pass a reference."
+            )
+        if self._open and (decoded := self.decode(data)) != value:
+            path, part = _changed_part(value, decoded)
+            raise CodecError(
+                f"{self.what}, {path_text(path)}: {part!r} ({type(part).__name__}) would come back from the"
+                " log as something else. Hint: annotate its type.",
+                path=path_text(path),
+            )
+        return data
+
+    def decode(self, data: bytes | str) -> Any:
+        """Return the value of JSON bytes.
+
+        Raises:
+            CodecError: the bytes are not JSON or not of the annotated type; names the path.
+        """
+        from pydantic_core import ValidationError
+
+        try:
+            return self._adapter.validate_json(data)
+        except ValidationError as error:
+            raise self._decode_error(error) from None
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the annotation."""
+        schema: dict[str, Any] = self._adapter.json_schema()
+        return schema
+
+    def _encode_error(self, value: Any, error: Exception) -> CodecError:
+        from pydantic_core import ValidationError
+
+        try:
+            self._adapter.validate_python(value, strict=True)
+        except ValidationError as mismatch:
+            return self._decode_error(mismatch)
+        except RecursionError:
+            return CodecError(f"{self.what} contains itself or is nested too deeply")
+        path, part = _unencodable_part(value)
+        return CodecError(
+            f"{self.what}, {path_text(path)}: {type(part).__name__} cannot be written as JSON"
+            f" ({str(error).splitlines()[0]}). Hint: return plain data, a dataclass or a pydantic model.",
+            path=path_text(path),
+        )
+
+    def _decode_error(self, error: Any) -> CodecError:
+        first = error.errors(include_url=False)[0]
+        path = path_text(tuple(first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        given = repr(first["input"])
+        given = given if len(given) <= 80 else given[:77] + "..."
+        return CodecError(f"{self.what}, {path}: {first['msg']}, not {given}{more}", path=path)
+
+
+def _make_adapter(annotation: Any, what: str) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+
+    config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    try:
+        try:
+            return TypeAdapter(annotation, config=config)
+        except PydanticUserError as error:
+            if error.code != "type-adapter-config-unused":
+                raise
+            return TypeAdapter(annotation)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
+        raise CodecError(
+            f"{what}: {annotation!r} is not a type that can be written as JSON"
+            f" ({str(error).splitlines()[0]})"
+        ) from None
+
+
+class ArgsCodec:
+    """Encodes the arguments of a function as one JSON object, by parameter name.
+
+    ``*args`` becomes a list and ``**kwargs`` an object under their own names.
+    """
+
+    def __init__(self, fn: Callable[..., Any], what: str, *, skip: int = 0) -> None:
+        self._fn = fn
+        self._what = what
+        self.parameters = list(inspect.signature(fn).parameters.values())[skip:]
+        self._names = [p.name for p in self.parameters]
+        self._name_set = set(self._names)
+        self._defaults = {
+            p.name: p.default for p in self.parameters if p.default is not inspect.Parameter.empty
+        }
+        kinds = {p.kind for p in self.parameters}
+        self._plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        self._signature = inspect.Signature(self.parameters)
+        self._codec_made: Codec | None = None
+
+    @property
+    def _codec(self) -> Codec:
+        if self._codec_made is None:
+            import typing_extensions  # pydantic's own; typing.TypedDict will not do before 3.12
+
+            hints = annotations_of(self._fn, self._what)
+            shape = {p.name: self._shape(p, hints.get(p.name, Any)) for p in self.parameters}
+            typed: Any = typing_extensions.TypedDict("Arguments", shape)  # type: ignore[operator]  # built at run time
+            typed.__pydantic_config__ = {
+                "ser_json_bytes": "base64",
+                "val_json_bytes": "base64",
+                "extra": "forbid",
+            }
+            self._codec_made = Codec(typed, f"the arguments of {self._what}")
+        return self._codec_made
+
+    def _shape(self, parameter: inspect.Parameter, hint: Any) -> Any:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            hint = types.GenericAlias(list, hint)
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            hint = types.GenericAlias(dict, (str, hint))
+        optional = (
+            parameter.default is not inspect.Parameter.empty
+            or parameter.kind
+            in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        )
+        return typing.NotRequired[hint] if optional else hint
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name, defaults filled in.
+
+        Raises:
+            TypeError: they do not fit the signature.
+        """
+        if self._plain and len(args) <= len(self._names) and kwargs.keys() <= self._name_set:
+            bound = dict(zip(self._names, args, strict=False))
+            if not bound.keys() & kwargs.keys():
+                bound.update(kwargs)
+                if len(bound) < len(self._names):
+                    bound = {**self._defaults, **bound}
+                if len(bound) == len(self._names):
+                    return bound
+        try:
+            by_signature = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._what}: {error}") from None
+        by_signature.apply_defaults()
+        return dict(by_signature.arguments)
+
+    def encode(self, bound: dict[str, Any]) -> bytes:
+        """Return the JSON object of bound arguments; raises as ``Codec.encode`` does."""
+        return self._codec.encode(bound)
+
+    def decode(self, data: bytes | str) -> dict[str, Any]:
+        """Return bound arguments, defaults filled in; raises as ``Codec.decode`` does."""
+        bound: dict[str, Any] = self._codec.decode(data)
+        return bound if len(bound) == len(self._names) else {**self._defaults, **bound}
+
+    def spread(self, bound: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return bound arguments as a call takes them."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for p in self.parameters:
+            if p.name not in bound:
+                continue
+            if p.kind is inspect.Parameter.VAR_POSITIONAL:
+                args.extend(bound[p.name])
+            elif p.kind is inspect.Parameter.VAR_KEYWORD:
+                kwargs.update(bound[p.name])
+            elif p.kind is inspect.Parameter.KEYWORD_ONLY:
+                kwargs[p.name] = bound[p.name]
+            else:
+                args.append(bound[p.name])
+        return args, kwargs
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the arguments, as model providers take it."""
+        schema = self._codec.schema()
+        schema.pop("title", None)
+        for part in schema.get("properties", {}).values():
+            part.pop("title", None)
+        schema.setdefault("properties", {})
+        schema["additionalProperties"] = False
+        return schema
+
+
+def annotations_of(fn: Callable[..., Any], what: str) -> dict[str, Any]:
+    """Return a function's annotations, strings resolved.
+
+    Raises:
+        CodecError: an annotation names something that does not exist.
+    """
+    try:
+        return typing.get_type_hints(fn, include_extras=True)
+    except NameError as error:
+        raise CodecError(
+            f"{what}: its annotations cannot be read: {error}. Hint: define the type at module level."
+        ) from None

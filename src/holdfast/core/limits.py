@@ -1,0 +1,39 @@
+"""Every limit, in one place, with the relations between them asserted beside them.
+
+A limit that is met names itself in the error. Sizes are in bytes, durations in seconds.
+"""
+
+__all__ = [
+    "AGENT_NAME_CHARS_MAX",
+    "LEAF_BYTES_MAX",
+    "MESSAGE_ID_CHARS_MAX",
+    "PAYLOAD_BYTES_MAX",
+    "RUN_ID_CHARS_MAX",
+    "SALT_BYTES",
+    "STEP_NAME_CHARS_MAX",
+    "TOPIC_CHARS_MAX",
+]
+
+LEAF_BYTES_MAX = 65_535
+"""A leaf's length fits the u16 of a tile entry (C2SP tlog-tiles)."""
+
+PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
+"""One encoded value: an input, the arguments of a step, a result."""
+
+SALT_BYTES = 32
+RUN_ID_CHARS_MAX = 512
+AGENT_NAME_CHARS_MAX = 200
+STEP_NAME_CHARS_MAX = 300
+TOPIC_CHARS_MAX = 300
+MESSAGE_ID_CHARS_MAX = 512
+
+# The longest names together, as 4-byte characters escaped nowhere, must leave room for the rest of a leaf.
+_NAMES_CHARS_MAX = (
+    2 * RUN_ID_CHARS_MAX
+    + AGENT_NAME_CHARS_MAX
+    + STEP_NAME_CHARS_MAX
+    + TOPIC_CHARS_MAX
+    + MESSAGE_ID_CHARS_MAX
+)
+assert _NAMES_CHARS_MAX * 6 + 2_048 <= LEAF_BYTES_MAX
+assert PAYLOAD_BYTES_MAX < 2**31

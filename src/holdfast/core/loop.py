@@ -1,0 +1,259 @@
+"""The deterministic asyncio loop that a turn runs on.
+
+It has a ready queue, strictly first in, first out; a clock that stands still until somebody sets it; timers that are
+numbered in the order they were set and fire only when told to; and no I/O whatsoever. So what runs on it
+depends on nothing but the order in which futures are resolved and timers fired, which is the order of the log.
+
+It never runs by itself: ``run_ready`` executes callbacks until none is left, from a plain callback of the host loop
+(inside a host task, asyncio would take the inner tasks for nested ones).
+"""
+
+import asyncio
+import contextvars
+import heapq
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, NoReturn
+
+from holdfast.errors import IoOutsideStep, UsageError
+
+__all__ = ["CALLBACKS_MAX", "TurnLoop"]
+
+CALLBACKS_MAX = 200_000
+"""How many callbacks run without waiting for anything before the turn counts as spinning."""
+
+
+class _Timer(asyncio.TimerHandle):
+    __slots__ = ("cause", "number")
+    cause: int
+    number: int
+
+
+class _Task(asyncio.Task[Any]):
+    """A task whose hash is its number, so that ``asyncio.wait``'s sets iterate alike in every process."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Future(asyncio.Future[Any]):
+    """As ``_Task``, for futures."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class TurnLoop(asyncio.AbstractEventLoop):
+    """An asyncio loop without a world. All times are seconds since the epoch of Unix."""
+
+    def __init__(self) -> None:
+        self._ready: deque[asyncio.Handle] = deque()
+        self._time = 0.0
+        self._timers: dict[int, _Timer] = {}
+        self._due: list[tuple[float, int]] = []
+        self._timers_set = 0
+        self.cause = 0
+        """The seq of the event being fed; each timer remembers the one it was set under."""
+        self._closed = False
+        self._numbered = 0
+        self._tasks: list[_Task] = []
+        self._tasks_prune = 64
+        self._thread = threading.get_ident()
+        self._asyncgens: list[AsyncGenerator[Any, Any]] = []
+        self.unhandled: list[dict[str, Any]] = []
+        """What callbacks raised and nobody caught."""
+
+    # What the machine drives it with
+
+    def set_time(self, seconds: float) -> None:
+        """Put the clock forward; it never goes back."""
+        self._time = max(self._time, seconds)
+
+    def run_ready(self) -> bool:
+        """Run callbacks, first in, first out, until none is ready; False when CALLBACKS_MAX were not enough."""
+        ready = self._ready
+        for _ in range(CALLBACKS_MAX):
+            if not ready:
+                return True
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()  # type: ignore[attr-defined]  # what asyncio's own loops call
+        return False
+
+    def next_timer(self) -> tuple[float, int] | None:
+        """Return (time, number) of the earliest timer."""
+        while self._due and self._due[0][1] not in self._timers:
+            heapq.heappop(self._due)
+        return self._due[0] if self._due else None
+
+    def fire(self, number: int) -> bool:
+        """Make a timer's callback ready; False when there is no such timer."""
+        handle = self._timers.pop(number, None)
+        if handle is None:
+            return False
+        self._ready.append(handle)
+        return True
+
+    def tasks(self) -> list[_Task]:
+        """Return the tasks that are not done, in the order they were created."""
+        return [task for task in self._tasks if not task.done()]
+
+    def timer_cause(self, number: int) -> int:
+        """Return the seq of the event under which a timer was set."""
+        return self._timers[number].cause
+
+    def hooks(self) -> Any:
+        """Return asyncgen hooks that keep generators until the turn ends; collection order is not ours to know."""
+        return self._asyncgens.append, lambda _generator: None
+
+    # What asyncio calls
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if threading.get_ident() != self._thread:
+            raise IoOutsideStep(
+                f"a thread called back into a turn ({callback!r}): its timing is not in the log."
+                " Hint: use the thread in a function under @hf.step."
+            )
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._time + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = _Timer(when, callback, args, self, context)
+        handle.cause = self.cause
+        if when <= self._time:
+            handle.number = 0
+            self._ready.append(handle)
+            return handle
+        self._timers_set += 1
+        handle.number = self._timers_set
+        self._timers[handle.number] = handle
+        heapq.heappush(self._due, (when, handle.number))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: "_Timer") -> None:
+        self._timers.pop(handle.number, None)
+
+    def time(self) -> float:
+        return self._time
+
+    def create_future(self) -> asyncio.Future[Any]:
+        future = _Future(loop=self)
+        self._numbered += 1
+        future.number = self._numbered
+        return future
+
+    def create_task(  # type: ignore[override]  # the stubs differ between versions of Python
+        self, coro: Coroutine[Any, Any, Any], **kwargs: Any
+    ) -> asyncio.Task[Any]:
+        task = _Task(coro, loop=self, **kwargs)
+        self._numbered += 1
+        task.number = self._numbered
+        self._tasks.append(task)
+        if len(self._tasks) > self._tasks_prune:
+            self._tasks = self.tasks()
+            self._tasks_prune = 2 * len(self._tasks) + 64
+        return task
+
+    def run_in_executor(  # type: ignore[override]  # returns a finished future rather than an awaitable
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 - it is handed to whoever awaits the future
+            future.set_exception(error)
+        return future
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return not self._closed
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+        self._ready.clear()
+        self._timers.clear()
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.unhandled.append(context)
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.unhandled.append(context)
+
+    def set_exception_handler(self, handler: Any) -> None:
+        """Ignore the handler: what nobody catches is the machine's to report."""
+
+    def get_exception_handler(self) -> None:
+        return None
+
+    def get_task_factory(self) -> None:
+        return None
+
+    async def shutdown_asyncgens(self) -> None:
+        for generator in self._asyncgens:
+            await generator.aclose()
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's signature
+        pass
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: TurnLoop, *args: Any, **kwargs: Any) -> NoReturn:
+        raise IoOutsideStep(
+            f"code in a turn called loop.{name}(): a turn has no sockets, files, processes or signals."
+            " Hint: do it in a function under @hf.step or @hf.tool; for HTTP use hf.async_http_client()."
+        )
+
+    return refuse
+
+
+def _refuse_nesting(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: TurnLoop, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UsageError(f"code in a turn called loop.{name}(): the turn's loop is driven by its log. Hint: await.")
+
+    return refuse
+
+
+_IO = """
+    create_connection create_server create_unix_connection create_unix_server create_datagram_endpoint start_tls
+    connect_accepted_socket sendfile connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec
+    add_reader remove_reader add_writer remove_writer sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into
+    sock_sendall sock_sendto sock_connect sock_accept sock_sendfile add_signal_handler remove_signal_handler
+    getaddrinfo getnameinfo set_default_executor
+""".split()
+for _name in _IO:
+    setattr(TurnLoop, _name, _refuse(_name))
+for _name in ("run_forever", "run_until_complete", "stop", "set_task_factory", "set_debug"):
+    setattr(TurnLoop, _name, _refuse_nesting(_name))

@@ -1,0 +1,576 @@
+"""A turn as a state machine: ``feed`` an event, get the commands that the agent issues in answer.
+
+The machine holds the agent's coroutine and runs it on a loop of its own until it waits for something that only
+an event can bring. It never reads, writes or sends. Live and on replay it does the same: live, the events come as
+they are written; on replay, as they stand in the log. The order of duties of whoever drives it:
+
+1. ``feed(input)`` returns commands. Append one note per command, in order, right behind the input, and feed each
+   note too, before the next input.
+2. Nothing a command asks for may leave the process before its note is durable; a ``read`` may start at once.
+3. Append each outcome as an input and feed it.
+
+Recovery is 1 to 3 with the recorded events first: what is then still in ``calls`` is the pending work.
+
+A note that is not the next command, or an input while commands are unrecorded, is a *divergence*: the code asks for
+something else than the log holds. It is raised before anything new can happen.
+
+Sync code is run in a greenlet, so that a sync step can wait for its outcome in the middle of a callback.
+"""
+
+import asyncio
+import contextvars
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NamedTuple
+
+import greenlet
+
+from holdfast.core import events as ev
+from holdfast.core.failures import failure_bytes, failure_error
+from holdfast.core.loop import TurnLoop
+from holdfast.core.specs import AgentSpec, StepSpec, spec_of
+from holdfast.errors import Diverged, HoldfastError, NotInRun, RunSuspended, UsageError
+
+__all__ = ["CANCEL_TOPIC", "Call", "Command", "Machine", "current", "current_or_none", "describe"]
+
+CANCEL_TOPIC = "$cancel"
+
+_CURRENT: contextvars.ContextVar["Machine | None"] = contextvars.ContextVar("holdfast_turn", default=None)
+
+
+def current(what: str = "") -> "Machine":
+    """Return the machine of the turn this code runs in.
+
+    Raises:
+        NotInRun: it runs in none and ``what`` asks for it.
+    """
+    machine = _CURRENT.get()
+    if machine is None:
+        raise NotInRun(f"{what} was called outside a run. Hint: call it in an agent started by hf.run or an App.")
+    return machine
+
+
+def current_or_none() -> "Machine | None":
+    """Return the machine of the turn this code runs in, if any."""
+    return _CURRENT.get()
+
+
+class Call:
+    """Something the agent waits for: a step's outcome, a message, a child's end."""
+
+    __slots__ = (
+        "abandoned", "args", "effect", "error", "key", "kind", "parts", "spec", "topic", "value", "waiter",
+    )  # fmt: skip
+
+    def __init__(self, key: str, kind: str, effect: str = "read") -> None:
+        self.key = key
+        self.kind = kind
+        """``step``, ``message`` or ``child``."""
+        self.effect = effect
+        self.spec: StepSpec | None = None
+        self.args = b""
+        self.topic = ""
+        self.value: bytes | None = None
+        self.error: bytes | None = None
+        self.parts: deque[bytes] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+        self.abandoned = False
+
+    @property
+    def done(self) -> bool:
+        return self.value is not None or self.error is not None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class Command(NamedTuple):
+    """What the machine asks of the world: the note to append, and the call behind it, if it waits for one."""
+
+    body: ev.Body
+    payload: bytes | None
+    cause: int
+    call: Call | None = None
+
+
+class Machine:
+    """One turn of one run.
+
+    Args:
+        agent: The agent.
+        run: The run's id.
+        seed: The run's seed.
+        input: The payload of ``run.created``: the input of a plain agent.
+        state: The durable state before this turn, None before the first.
+        marks: Names of the version guards that the recorded turn has passed.
+    """
+
+    def __init__(
+        self,
+        agent: AgentSpec,
+        *,
+        run: str,
+        seed: int,
+        input: bytes = b"null",  # noqa: A002 - the glossary's word
+        state: bytes | None = None,
+        marks: frozenset[str] = frozenset(),
+    ) -> None:
+        self.agent = agent
+        self.run = run
+        self.seed = seed
+        self.turn = 0
+        self.loop = TurnLoop()
+        self.calls: dict[str, Call] = {}
+        """The calls without an outcome, by key, in the order they were asked for."""
+        self.issued: deque[Command] = deque()
+        """Commands whose note has not been fed yet."""
+        self.ended = False
+        self.cancelling = False
+        self.tools: dict[str, Any] = {spec_of(tool).name: tool for tool in agent.tools}
+        """Tools that the model may call, by name."""
+        self._input = input
+        self._state = state
+        self._marks = marks
+        self._guards: dict[str, bool] = {}
+        self._replaying = False
+        self._counts: dict[str, int] = {}
+        self._draws = 0
+        self._emitted = 0
+        self._main: asyncio.Task[None] | None = None
+        self._cleaning_up = False
+        self._undo: list[Call] = []
+        self._closed = False
+        self._spinning = False
+        self._blocked_on: Call | None = None
+        self._greenlet = greenlet.greenlet(self._drive)
+        self._context = contextvars.copy_context()
+        self._context.run(_CURRENT.set, self)
+
+    # Fed from outside
+
+    def feed(self, event: ev.Event, *, replaying: bool = False) -> list[Command]:
+        """Take in the turn's next event and return the commands that the agent issues in answer.
+
+        Args:
+            event: The next event of the turn, ``turn.started`` first.
+            replaying: Whether recorded events follow this one.
+
+        Raises:
+            Diverged: the code asks for something else than the event says.
+        """
+        body = event.body
+        if body.role == "mark":
+            return []
+        if body.role == "note":
+            if not isinstance(body, ev.StepStarted) or body.attempt == 1:
+                self._match(event)
+            return []
+        if isinstance(body, ev.StepFailed) and not body.final:
+            return []
+        if self.issued:
+            self._diverge(event, self.issued[0])
+        self._replaying = replaying
+        self.loop.cause = event.seq
+        self.loop.set_time(event.at / 1e6)
+        self._take_in(event, body)
+        self._run_until_blocked(event)
+        return list(self.issued)
+
+    def close(self) -> None:
+        """Let go of the coroutines: they are unwound and can ask for nothing more."""
+        self._closed = True
+        self._replaying = True
+        with _loop_running(self.loop):
+            if self._blocked_on is not None:
+                self._blocked_on = None
+                _swallow(self._greenlet.throw, RunSuspended())
+            for task in self.loop.tasks():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is dropped on purpose
+                coroutine = task.get_coro()
+                _swallow(coroutine.throw, RunSuspended())  # type: ignore[union-attr]  # it is a coroutine
+                _swallow(coroutine.close)  # type: ignore[union-attr]  # it is a coroutine
+        self.loop.close()
+        if self._greenlet:
+            _swallow(self._greenlet.throw)
+
+    @property
+    def cause(self) -> int:
+        """The seq of the event whose consequences are running."""
+        return self.loop.cause
+
+    # Asked by the agent's code
+
+    def step(self, spec: StepSpec, args: bytes, *, name: str = "", key: str = "", effect: str = "") -> Call:
+        """Ask for a step and return the call, to be awaited by ``outcome``, ``parts`` or ``wait``."""
+        call = Call(key or self._next_key(name or spec.name), "step", effect or spec.effect)
+        call.spec, call.args = spec, args
+        self._issue(ev.StepStarted(call.key, call.effect), args, call)
+        return call
+
+    def child(self, agent: AgentSpec, payload: bytes) -> Call:
+        """Ask for a run of another agent."""
+        call = Call(self._next_key(agent.name), "child", "idempotent")
+        turn = "" if self.turn == 1 else f".{self.turn}"
+        call.topic = f"{self.run}/{call.key}{turn}"
+        self._issue(ev.ChildStarted(call.key, call.topic, agent.uri), payload, call)
+        return call
+
+    def receive(self, topic: str) -> Call:
+        """Wait for the next message of a topic."""
+        self._check_open()
+        call = Call(self._next_key("receive"), "message")
+        call.topic = topic
+        self.calls[call.key] = call
+        return call
+
+    def ask(self, question: bytes) -> Call:
+        """Ask a person; the answer is a message to the topic ``key``."""
+        call = Call(self._next_key("ask"), "message")
+        call.topic = call.key if self.turn == 1 else f"{call.key}@{self.turn}"
+        self._issue(ev.QuestionAsked(call.topic), question, call)
+        return call
+
+    def send(self, to: str, topic: str, payload: bytes, message_id: str = "") -> None:
+        """Send a message to another run."""
+        key = self._next_key("send")
+        message_id = message_id or f"{self.run}/{self.turn}/{key}"
+        self._issue(ev.MessageSent(key, to, topic, message_id), payload)
+
+    def emit(self, payload: bytes) -> None:
+        """Hand a value to whoever follows the run's stream."""
+        self._emitted += 1
+        self._issue(ev.StreamEmitted(self._emitted), payload)
+
+    def version_guard(self, name: str) -> bool:
+        """Tell whether the new code behind a guard runs: not in a turn that had passed this place before."""
+        if name not in self._guards:
+            self._guards[name] = name in self._marks or not self._replaying
+            if self._guards[name]:
+                self._issue(ev.VersionMarked(name), None)
+        return self._guards[name]
+
+    def next_draw(self) -> int:
+        """Return the number of the turn's next random draw, from 1."""
+        self._draws += 1
+        return self._draws
+
+    async def outcome(self, call: Call) -> bytes:
+        """Wait for a call's value.
+
+        A wait for a ``read`` may be cancelled; then nobody wants it any more. The outcome of an effect is always
+        waited for: to be told "timed out" of a deed that was done makes models do it twice.
+
+        Raises:
+            StepFailed: the recorded failure.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        while not call.done:
+            try:
+                await self._wake_up(call)
+            except asyncio.CancelledError as error:
+                if not call.done and (call.kind != "step" or call.effect == "read"):
+                    self._abandon(call)
+                    raise
+                cancelled = error
+        if cancelled is not None and self.cancelling and not self._cleaning_up:
+            raise cancelled
+        return _value(call)
+
+    async def parts(self, call: Call) -> AsyncIterator[bytes]:
+        """Wait for a streaming call's parts, one by one; the outcome's failure, if any, is raised behind them.
+
+        Leaving early abandons the call.
+        """
+        try:
+            while call.parts or not call.done:
+                if call.parts:
+                    yield call.parts.popleft()
+                else:
+                    await self._wake_up(call)
+        finally:
+            if not call.done:
+                self._abandon(call)
+        _value(call)
+
+    def wait(self, call: Call) -> bytes:
+        """Wait for a call's value in sync code; the whole turn waits.
+
+        Raises:
+            StepFailed: the recorded failure.
+            CancelledError: the run was cancelled while it waited for a ``read``.
+        """
+        while not call.done:
+            self._block_on(call)
+        return _value(call)
+
+    def wait_parts(self, call: Call) -> Iterator[bytes]:
+        """Wait for a streaming call's parts in sync code, as ``parts`` does in async code."""
+        try:
+            while call.parts or not call.done:
+                if call.parts:
+                    yield call.parts.popleft()
+                else:
+                    self._block_on(call)
+        finally:
+            if not call.done:
+                self._abandon(call)
+        _value(call)
+
+    def _block_on(self, call: Call) -> None:
+        if greenlet.getcurrent() is not self._greenlet:
+            raise UsageError(
+                f"{call.key} was called in a thread of its own inside a turn. Hint: call it in the agent itself."
+            )
+        if self.cancelling and call.effect == "read" and not self._cleaning_up:
+            self._abandon(call)
+            raise asyncio.CancelledError
+        self._blocked_on = call
+        self._switch_out()
+        self._blocked_on = None
+
+    # Inside
+
+    def _take_in(self, event: ev.Event, body: ev.Body) -> None:
+        match body:
+            case ev.TurnStarted():
+                self.turn = body.turn
+                message = event.payload if self.agent.has_state else self._input
+                self._main = self._context.run(
+                    self.loop.create_task, self._turn(message or b"null"), context=self._context
+                )
+            case ev.StepEmitted():
+                call = self._call(event, body.key)
+                call.parts.append(event.payload or b"null")
+                call.wake()
+            case ev.StepFinished() | ev.MessageReceived():
+                call = self.calls.pop(self._call(event, body.key).key)
+                call.value = event.payload or b"null"
+                if call.spec is not None and call.spec.compensate is not None:
+                    self._undo.append(call)
+                call.wake()
+            case ev.StepFailed():
+                call = self.calls.pop(self._call(event, body.key).key)
+                call.error = event.payload or b"null"
+                call.wake()
+            case ev.ChildFinished():
+                call = self.calls.pop(self._call(event, body.key).key)
+                if body.ok:
+                    call.value = event.payload or b"null"
+                else:
+                    call.error = event.payload or b"null"
+                call.wake()
+            case ev.TimerFired():
+                if not self.loop.fire(body.timer):
+                    self._diverge(event, None)
+            case ev.CancelRequested():
+                self.cancelling = True
+                if self._main is not None and not self._cleaning_up:
+                    self._main.cancel()
+            case _:
+                raise AssertionError(f"not an input: {body}")
+
+    def _call(self, event: ev.Event, key: str) -> Call:
+        call = self.calls.get(key)
+        if call is None:
+            self._diverge(event, None)
+        return call
+
+    def _match(self, event: ev.Event) -> None:
+        if not self.issued:
+            self._diverge(event, None)
+        command = self.issued[0]
+        same = event.body == command.body
+        if same and command.payload is not None and event.salt is not None:
+            same = ev.commitment(event.salt, command.payload) == event.committed
+        if not same:
+            self._diverge(event, command)
+        self.issued.popleft()
+
+    def _diverge(self, event: ev.Event, command: Command | None) -> Any:
+        recorded = describe(event.body)
+        requested = describe(command.body) if command else "nothing more here"
+        if command and recorded == requested:
+            recorded += f" with {_excerpt(event.payload)}"
+            requested += f" with {_excerpt(command.payload)}"
+        raise Diverged(
+            f"run {self.run!r} event {event.seq}: the stream holds {recorded}, the agent asked for {requested}."
+            " Hint: guard the new path with hf.version_guard, or accept the change by holdfast accept.",
+            seq=event.seq,
+            recorded=recorded,
+            requested=requested,
+        )
+
+    def _issue(self, body: ev.Body, payload: bytes | None, call: Call | None = None) -> None:
+        self._check_open()
+        if call is not None:
+            self.calls[call.key] = call
+        self.issued.append(Command(body, payload, self.loop.cause, call))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RunSuspended
+
+    def _next_key(self, name: str) -> str:
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        return f"{name}#{count}"
+
+    def _abandon(self, call: Call) -> None:
+        call.abandoned = True
+        if self.calls.pop(call.key, None) is None or self._closed:
+            return
+        if call.kind == "step":
+            self._issue(ev.StepAbandoned(call.key), None)
+        elif call.kind == "child":
+            child = call.topic
+            note = ev.MessageSent(f"cancel:{call.key}", child, CANCEL_TOPIC, f"{child}/cancel")
+            self._issue(note, b'{"by":"parent"}')
+
+    async def _wake_up(self, call: Call) -> None:
+        call.waiter = self.loop.create_future()
+        await call.waiter
+
+    async def _turn(self, message: bytes) -> None:
+        try:
+            payload = await self._call_agent(message)
+            body: ev.Body = (
+                ev.TurnFinished(self.turn) if self.agent.has_state else ev.RunSucceeded()
+            )
+        except BaseException as error:  # noqa: BLE001 - whatever an agent raises ends its turn, on record
+            if self._closed:
+                raise
+            cancelled = self.cancelling and isinstance(error, asyncio.CancelledError)
+            payload = failure_bytes(error)
+            body = (
+                ev.RunCancelled()
+                if cancelled
+                else (ev.TurnFailed(self.turn) if self.agent.has_state else ev.RunFailed())
+            )
+        self._cleaning_up = True
+        await self._reap()
+        if isinstance(body, ev.RunCancelled | ev.RunFailed | ev.TurnFailed):
+            await self._compensate()
+        self._issue(body, payload)
+        self.ended = True
+
+    async def _call_agent(self, message: bytes) -> bytes:
+        agent = self.agent
+        args, kwargs = agent.args.spread(agent.decode_input(message))
+        if not agent.has_state:
+            result = agent.fn(*args, **kwargs)
+            return agent.result.encode(await result if agent.is_async else result)
+        state = agent.first_state() if self._state is None else agent.state.decode(self._state)
+        result = agent.fn(state, *args, **kwargs)
+        reply = await result if agent.is_async else result
+        if agent.returns_state:
+            state, reply = reply
+        return b'{"reply":%b,"state":%b}' % (agent.result.encode(reply), agent.state.encode(state))
+
+    async def _reap(self) -> None:
+        """Cancel the tasks that the agent left behind, and wait for them and for their effects."""
+        me = asyncio.current_task()
+        while others := [task for task in self.loop.tasks() if task is not me]:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+
+    async def _compensate(self) -> None:
+        """Undo what was done, the latest first; an undo that fails for good does not keep the others from theirs."""
+        while self._undo:
+            call = self._undo.pop()
+            assert call.spec is not None
+            assert call.spec.compensate is not None
+            spec = spec_of(call.spec.compensate) or StepSpec(
+                f"undo:{call.spec.name}", call.spec.compensate, "idempotent", retry=call.spec.retry
+            )
+            given = {**call.spec.args.decode(call.args)}
+            if call.value is not None:
+                given["outcome"] = call.spec.result.decode(call.value)
+            wanted = {p.name: given[p.name] for p in spec.args.parameters if p.name in given}
+            undo = self.step(spec, spec.args.encode(wanted), key=f"undo:{call.key}")
+            try:
+                await self.outcome(undo)
+            except HoldfastError:
+                continue
+
+    def _run_until_blocked(self, event: ev.Event) -> None:
+        with _loop_running(self.loop):
+            self._greenlet.switch()
+        if self.ended or self.issued:
+            return
+        if not self.calls and (self._spinning or not self.loop.next_timer()):
+            what = "spins" if self._spinning else "waits for something that no event can bring"
+            error = UsageError(
+                f"run {self.run!r}: the agent {what} (after event {event.seq})."
+                " Hint: a thread, socket or future of another loop belongs in a step."
+            )
+            self.ended = True
+            body = ev.TurnFailed(self.turn) if self.agent.has_state else ev.RunFailed()
+            self._issue(body, failure_bytes(error))
+
+    def _drive(self) -> None:
+        while True:
+            self._spinning = not self.loop.run_ready()
+            self._switch_out()
+
+    def _switch_out(self) -> None:
+        assert self._greenlet.parent is not None
+        self._greenlet.parent.switch()
+
+
+class _loop_running:  # noqa: N801 - used as a function
+    """Makes a turn's loop the running one of this thread, for the length of a with block."""
+
+    __slots__ = ("_before", "_hooks", "_loop")
+
+    def __init__(self, loop: TurnLoop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._before = asyncio._get_running_loop()
+        self._hooks = sys.get_asyncgen_hooks()
+        first, last = self._loop.hooks()
+        sys.set_asyncgen_hooks(first, last)
+        asyncio._set_running_loop(self._loop)
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._before)
+        sys.set_asyncgen_hooks(*self._hooks)
+
+
+def describe(body: ev.Body) -> str:
+    """Return a body as one readable phrase, such as ``step.started refund#1 (once)``."""
+    match body:
+        case ev.StepStarted():
+            return f"{body.type} {body.key} ({body.effect})"
+        case ev.MessageSent():
+            return f"{body.type} {body.key} to {body.to!r}"
+        case ev.ChildStarted():
+            return f"{body.type} {body.key} ({body.agent_called})"
+        case ev.VersionMarked():
+            return f"{body.type} {body.name!r}"
+        case ev.TimerFired():
+            return f"{body.type} {body.timer}"
+        case _:
+            key = getattr(body, "key", "")
+            return f"{body.type} {key}".rstrip()
+
+
+def _excerpt(payload: bytes | None) -> str:
+    text = (payload or b"nothing").decode("utf-8", "replace")
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
+
+
+def _value(call: Call) -> bytes:
+    if call.error is not None:
+        raise failure_error(call.error, call.key)
+    assert call.value is not None
+    return call.value
+
+
+def _swallow(function: Callable[..., Any], *args: Any) -> None:
+    try:
+        function(*args)
+    except BaseException:  # noqa: BLE001, S110 - what an unwinding coroutine raises is of no use to anybody
+        pass

@@ -1,0 +1,82 @@
+"""Which recorded events a turn's code is bound by, and feeding them to it.
+
+Most turns are fed as they stand. Two things make events *void*, kept in the log and shown, but not fed:
+
+* the parts of a streaming attempt that was cut by a crash and made again, with whatever the agent emitted because of
+  them (nothing else may have come of them, or the attempt would have failed instead);
+* after an accepted divergence, the events from the diverging one to the acceptance. Their outcomes stay available
+  to the new code: a step asked for again under the same key with the same arguments is not done twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from holdfast.core import events as ev
+from holdfast.core.events import Event
+from holdfast.core.machine import Machine
+
+__all__ = ["Plan", "cut_attempts", "feed_all", "plan"]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a turn's recorded events mean for its replay."""
+
+    feed: list[Event] = field(default_factory=list)
+    voided: list[Event] = field(default_factory=list)
+    """Events of accepted divergences, in order."""
+    marks: frozenset[str] = frozenset()
+    """The version guards passed, void ones excepted."""
+
+
+def plan(turn_events: Sequence[Event]) -> Plan:
+    """Sort the events of a turn, ``turn.started`` first, into those to feed and those that are void."""
+    made_again = {
+        (e.body.key, e.body.attempt - 1)
+        for e in turn_events
+        if isinstance(e.body, ev.StepStarted) and e.body.attempt > 1
+    }
+    accepted = [(e.body.from_seq, e.seq) for e in turn_events if isinstance(e.body, ev.RunAccepted)]
+    result = Plan()
+    cut: set[int] = set()
+    for event in turn_events:
+        body = event.body
+        if any(begin <= event.seq < end for begin, end in accepted):
+            result.voided.append(event)
+        elif isinstance(body, ev.StepEmitted) and (body.key, body.attempt) in made_again:
+            cut.add(event.seq)
+        elif isinstance(body, ev.StreamEmitted) and not cut.isdisjoint(event.cause):  # type: ignore[arg-type]  # a seq or a pair
+            cut.add(event.seq)
+        else:
+            result.feed.append(event)
+    result.marks = frozenset(
+        e.body.name for e in result.feed if isinstance(e.body, ev.VersionMarked)
+    )
+    return result
+
+
+def cut_attempts(turn_events: Sequence[Event], key: str, attempt: int) -> tuple[set[int], bool]:
+    """Return the seqs of what a cut streaming attempt left behind, and whether the agent acted on any of it."""
+    left = {
+        e.seq
+        for e in turn_events
+        if isinstance(e.body, ev.StepEmitted) and (e.body.key, e.body.attempt) == (key, attempt)
+    }
+    acted = any(
+        e.body.role == "note"
+        and not isinstance(e.body, ev.StreamEmitted)
+        and not left.isdisjoint(e.cause)  # type: ignore[arg-type]  # a seq or a pair
+        for e in turn_events
+    )
+    return left, acted
+
+
+def feed_all(machine: Machine, events: Sequence[Event]) -> None:
+    """Feed recorded events to a turn's machine.
+
+    Raises:
+        Diverged: the code asks for something else.
+    """
+    last = len(events) - 1
+    for i, event in enumerate(events):
+        machine.feed(event, replaying=i < last)

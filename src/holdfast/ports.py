@@ -1,0 +1,265 @@
+"""What holdfast asks of the world, as protocols; their contracts are in the docstrings.
+
+The store is the one that matters. Its single way to write a stream is ``append``: it checks epoch and length, and
+writes events, the run's row and the effects on other projections in one transaction, or nothing. Two exceptions
+say that nothing was written for a reason of the stream: ``Fenced`` (a later epoch owns the run) and ``Conflict`` (the
+stream has another length). ``StoreUnavailable`` says that nothing was written for a reason of the world.
+
+Two ways to extend holdfast stand here too: *middleware* around a step, and *followers* behind the writers.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from holdfast.core.events import Cause, Event
+from holdfast.core.state import RunRow
+
+__all__ = [
+    "Append",
+    "Claim",
+    "Clock",
+    "Entropy",
+    "Follower",
+    "InboxMessage",
+    "Message",
+    "Middleware",
+    "NewRun",
+    "Store",
+    "StepCall",
+    "Transaction",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A value on its way to a run's inbox. ``(to, id)`` is unique for ever: a second delivery changes nothing."""
+
+    to: str
+    id: str
+    topic: str
+    payload: bytes
+    at: int
+    sender: str = ""
+    """The sending run, empty for the outside world."""
+    cause: tuple[Cause, ...] = ()
+    """The sender's ``(run, seq)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxMessage:
+    """An unread message and its number: arrival order over the whole store, so rising within an inbox."""
+
+    n: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to create: its first events (``run.created`` and perhaps more) and the row they fold to."""
+
+    row: RunRow
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One atomic change of one run.
+
+    ``events`` continue the stream at ``expected_seq + 1`` and ``row`` is what the stream folds to after them.
+    ``deliver``, ``create`` and ``consume`` happen in the same transaction. ``release`` gives up the lease; with it,
+    ``seen`` is the largest inbox number the run has looked at: should a larger one have arrived meanwhile, the
+    run becomes claimable at once, so that no wake-up is lost.
+    """
+
+    run: str
+    epoch: int
+    expected_seq: int
+    events: Sequence[Event]
+    row: RunRow
+    deliver: Sequence[Message] = ()
+    create: Sequence[NewRun] = ()
+    consume: Sequence[int] = ()
+    """Inbox numbers that ``events`` have taken in."""
+    release: bool = False
+    seen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease on a run: who advances it sends ``epoch`` with each append."""
+
+    row: RunRow
+    epoch: int
+
+
+class Transaction(Protocol):
+    """The log's own transaction, as a ``transactional`` body sees it."""
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement on the user's own tables and return its rows.
+
+        Raises:
+            UsageError: the statement would end the transaction or touch a table of holdfast's.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Streams, their projections and their leases, durable together.
+
+    A run may be claimed when nobody holds its lease and it is *ready*: it is ``pending`` or ``running``, or its
+    ``wake_at`` is due, or its inbox holds a message newer than what it had ``seen`` when it was released. A run that
+    has ended is never claimed. Times are µs since the epoch of Unix, given by the caller (a store with a clock of its
+    own may use that one instead). What an awaited call has returned is durable.
+    """
+
+    url: str
+    """How a command line names this store, such as ``sqlite:///…/holdfast.db``."""
+
+    async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
+        """Create a run at epoch 0, claimable at once, and deliver messages; False when the id is taken.
+
+        The messages are delivered in either case, unless their id is known.
+        """
+        ...
+
+    async def append(self, change: Append) -> None:
+        """Apply one change; returns when it is durable. Appends of many runs may share a commit.
+
+        Changes of one run take effect in the order of the calls; when one fails, so do those behind it.
+
+        Raises:
+            Fenced: the run's epoch is larger than the change's.
+            Conflict: the stream's length is not ``expected_seq``.
+            StoreUnavailable: the disk is full, the file is locked for too long, … .
+        """
+        ...
+
+    async def transact(
+        self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
+    ) -> None:
+        """Run ``body`` inside a transaction of its own and apply the change that it returns, both or neither.
+
+        The epoch and length are checked before ``body`` runs. Whatever ``body`` raises undoes its statements and is
+        raised here. ``body`` runs in whichever thread the store writes in.
+
+        Raises:
+            Fenced, Conflict, StoreUnavailable: as ``append`` does.
+        """
+        ...
+
+    async def deliver(self, messages: Sequence[Message]) -> list[bool]:
+        """Put messages from the outside into inboxes; False for each whose id the inbox has already seen."""
+        ...
+
+    async def claim(
+        self, worker: str, *, now: int, lease_us: int, agents: Sequence[str], limit: int, run: str = ""
+    ) -> list[Claim]:
+        """Lease up to ``limit`` ready runs of these agents (URIs), those ready the longest first.
+
+        Frees the runs of workers whose lease has run out, renews this worker's, and raises each claimed run's epoch
+        by one. With ``run``, only that run is considered, and it need not be ready: any run that has not ended and
+        that nobody holds will do.
+        """
+        ...
+
+    async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
+        """Extend all leases of a worker; False when they had run out, and then the worker owns nothing."""
+        ...
+
+    async def release(self, worker: str) -> None:
+        """Give up all leases of a worker, those of runs that were not released one by one included."""
+        ...
+
+    async def read(self, run: str, *, after: int = 0, until: int = 0, limit: int = 0) -> list[Event]:
+        """Return a run's events with ``after < seq`` (``<= until`` unless 0), payloads included, in order."""
+        ...
+
+    async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
+        """Return (position, event) pairs of the whole log with a position larger than ``after``, in order.
+
+        A reader that continues after the last position it saw misses nothing and sees nothing twice.
+        """
+        ...
+
+    async def unread(self, run: str, *, after: int = 0) -> list[InboxMessage]:
+        """Return the unread messages of a run with ``n > after``, oldest first."""
+        ...
+
+    async def row(self, run: str) -> RunRow | None:
+        """Return a run's row."""
+        ...
+
+    async def rows(
+        self,
+        *,
+        prefix: str = "",
+        status: Sequence[str] = (),
+        agents: Sequence[str] = (),
+        after: tuple[int, str] | None = None,
+        limit: int = 100,
+    ) -> list[RunRow]:
+        """Return rows, newest first by (created_at, run), beginning after that pair."""
+        ...
+
+    async def next_wake(self, agents: Sequence[str]) -> int:
+        """Return the earliest ``wake_at`` of the parked runs of these agents, 0 for none."""
+        ...
+
+    async def changed(self, timeout_s: float) -> None:
+        """Return when something may have changed since the last call, or after ``timeout_s``. A hint only."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the file or the connections."""
+        ...
+
+
+class Clock(Protocol):
+    """The time."""
+
+    def now(self) -> int:
+        """Return µs since the epoch of Unix; never a smaller value than the last call's."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance: salts, seeds and names of workers come from here."""
+
+    def bytes(self, n: int) -> bytes:
+        """Return n bytes that nobody could guess."""
+        ...
+
+
+@dataclass(slots=True)
+class StepCall:
+    """What middleware sees of one attempt at a step."""
+
+    run: str
+    agent: str
+    key: str
+    name: str
+    effect: str
+    attempt: int
+    args: dict[str, Any]
+    """The decoded arguments by name."""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+Middleware = Callable[[StepCall, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""``async def middleware(call, proceed)``: stands around a step's body, in the order given to the App, first outermost.
+
+It may look at the call, delay it, raise instead of calling ``proceed()`` (``NotDone`` when nothing has happened) or
+watch what comes back. It runs only where the body runs, never on replay.
+"""
+
+
+class Follower(Protocol):
+    """Reads the log behind the writers and builds something from it, at its own pace."""
+
+    name: str
+
+    async def follow(self, events: AsyncIterator[tuple[int, Event]]) -> None:
+        """Consume (position, event) pairs, in order; keep the position with what is built, so as to resume."""
+        ...

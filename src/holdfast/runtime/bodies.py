@@ -1,0 +1,190 @@
+"""Running the body of a step, and telling what its end means.
+
+An exception from an effect is not a "no": it says that the outcome is unknown, unless it proves that nothing
+happened. ``verdict_of`` is the one place where that is decided.
+"""
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Literal
+
+from holdfast.core.failures import is_retryable
+from holdfast.core.specs import StepSpec, spec_of
+from holdfast.errors import CodecError, NotDone, StepFailed, UsageError
+from holdfast.ports import Middleware, StepCall, Transaction
+from holdfast.runtime.context import STEP, StepContext
+
+__all__ = [
+    "Verdict",
+    "as_error",
+    "call_reconcile",
+    "call_step",
+    "call_transactional",
+    "retry_after_s",
+    "stream_step",
+    "verdict_of",
+]
+
+Verdict = Literal["failed", "retry", "unknown"]
+
+_MAYBE_DONE_4XX = frozenset({408, 409, 425, 429})
+
+
+def verdict_of(error: BaseException, effect: str) -> Verdict:
+    """Tell what an exception from a step's body means.
+
+    ``failed``: a known outcome, nothing happened and trying again is of no use. ``retry``: nothing happened, or
+    nothing that matters, and another attempt may go through. ``unknown``: the effect may have happened.
+    """
+    if isinstance(error, CodecError):
+        return "failed"
+    if effect in ("read", "transactional"):
+        return "retry" if is_retryable(error) and _status(error) not in _REFUSED else "failed"
+    if isinstance(error, NotDone):
+        return "retry" if is_retryable(error) else "failed"
+    if isinstance(error, ConnectionRefusedError) or type(error).__name__ == "ConnectError":
+        return "retry"
+    if _status(error) in _REFUSED:
+        return "failed"
+    return "unknown"
+
+
+_REFUSED = frozenset(range(400, 500)) - _MAYBE_DONE_4XX
+
+
+def _status(error: BaseException) -> int:
+    """Return the HTTP status that an exception of httpx, openai, requests, aiohttp or urllib carries, or 0."""
+    response = getattr(error, "response", None)
+    candidates = (
+        getattr(response, "status_code", None),
+        getattr(error, "status_code", None),
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+    )
+    return next((c for c in candidates if isinstance(c, int) and 100 <= c < 600), 0)  # noqa: PLR2004 - HTTP
+
+
+def retry_after_s(error: BaseException) -> float:
+    """Return the Retry-After that an exception's response carries, in seconds, or 0."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        return max(0.0, float(headers.get("retry-after") or 0.0))
+    except (AttributeError, TypeError, ValueError):
+        return 0.0
+
+
+async def call_step(
+    spec: StepSpec, args: bytes, context: StepContext, agent: str, middleware: Sequence[Middleware]
+) -> bytes:
+    """Run a step's body once and return its encoded result; raises what the body raises."""
+    bound = spec.args.decode(args)
+
+    async def body() -> Any:
+        token = STEP.set(context)
+        try:
+            async with asyncio.timeout(spec.timeout_s):
+                return await _invoke(spec.fn, spec, bound)
+        finally:
+            STEP.reset(token)
+
+    if not middleware:
+        return spec.result.encode(await body())
+    call = StepCall(
+        context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound
+    )
+    return spec.result.encode(await _compose(call, middleware, body))
+
+
+async def _compose(
+    call: StepCall, middleware: Sequence[Middleware], body: Callable[[], Awaitable[Any]]
+) -> Any:
+    proceed = body
+    for layer in reversed(middleware):
+        proceed = _around(layer, call, proceed)
+    return await proceed()
+
+
+def _around(
+    layer: Middleware, call: StepCall, proceed: Callable[[], Awaitable[Any]]
+) -> Callable[[], Awaitable[Any]]:
+    return lambda: layer(call, proceed)
+
+
+async def _invoke(fn: Callable[..., Any], spec: StepSpec, bound: dict[str, Any]) -> Any:
+    args, kwargs = spec.args.spread(bound)
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
+    return await loop.run_in_executor(None, lambda: context.run(fn, *args, **kwargs))
+
+
+async def stream_step(
+    spec: StepSpec, args: bytes, context: StepContext
+) -> AsyncIterator[bytes]:
+    """Run the body of a streaming step and yield its encoded parts."""
+    call_args, kwargs = spec.args.spread(spec.args.decode(args))
+    token = STEP.set(context)
+    try:
+        async with asyncio.timeout(spec.timeout_s):
+            async for part in spec.fn(*call_args, **kwargs):
+                yield spec.result.encode(part)
+    finally:
+        STEP.reset(token)
+
+
+async def call_reconcile(spec: StepSpec, args: bytes, context: StepContext) -> Any:
+    """Ask a step's ``reconcile`` what became of it; returns the outcome's value or a verdict."""
+    assert spec.reconcile is not None
+    inner = spec_of(spec.reconcile)
+    token = STEP.set(context)
+    try:
+        bound = spec.args.decode(args)
+        wanted = inspect.signature(spec.reconcile).parameters
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in wanted.values()):
+            bound = {name: value for name, value in bound.items() if name in wanted}
+        fn = inner.fn if inner is not None else spec.reconcile
+        if inspect.iscoroutinefunction(fn):
+            return await fn(**bound)
+        context_copy = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            None, lambda: context_copy.run(fn, **bound)
+        )
+    finally:
+        STEP.reset(token)
+
+
+def call_transactional(
+    spec: StepSpec, args: bytes, context: StepContext, transaction: Transaction
+) -> bytes:
+    """Run a transactional body inside the log's transaction and return its encoded result.
+
+    Raises:
+        UsageError: an async body awaits something: a transaction waits for nothing but itself.
+    """
+    call_args, kwargs = spec.args.spread(spec.args.decode(args))
+    context.transaction = transaction
+    in_context = contextvars.copy_context()
+    in_context.run(STEP.set, context)
+    result = in_context.run(spec.fn, *call_args, **kwargs)
+    if spec.is_async:
+        try:
+            in_context.run(result.send, None)
+        except StopIteration as stop:
+            result = stop.value
+        else:
+            result.close()
+            raise UsageError(
+                f"{spec.what} awaits something inside the log's transaction. Hint: only"
+                " hf.transaction().execute(…), which is not awaited; fetch what you need in a step before."
+            )
+    return spec.result.encode(result)
+
+
+def as_error(error: BaseException) -> BaseException:
+    """Return what to record for an exception of a body."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return StepFailed("TimeoutError", "the attempt took too long", retryable=True)
+    return error

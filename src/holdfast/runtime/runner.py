@@ -1,0 +1,419 @@
+"""Advances one run under one lease: carries out what its machine asks for, until the run leaves memory.
+
+The order of duties is that of ``core/machine.py``: record an input, feed it, record the notes of the commands that
+come out, wait until they are durable where an effect follows, run bodies, record their outcomes, feed them. Recovery is
+the same walk with the recorded events first.
+
+Everything that touches the machine happens in plain callbacks of the host loop, one at a time, so there are no
+locks. A runner ends in one of five ways, see ``Ending``; whichever it is, the log has all that is needed to carry on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from holdfast.core import events as ev
+from holdfast.core.codec import json_bytes
+from holdfast.core.events import Cause, Event
+from holdfast.core.failures import failure_bytes
+from holdfast.core.machine import Command, Machine
+from holdfast.core.replay import Plan, feed_all, plan
+from holdfast.core.specs import AgentSpec
+from holdfast.core.state import ENDED, restore
+from holdfast.errors import Conflict, Diverged, Fenced
+from holdfast.ports import Claim, Clock, Entropy, Message, Middleware, Store
+from holdfast.runtime.appender import Appender
+from holdfast.runtime.births import child_run
+from holdfast.runtime.inbox import Inbox
+from holdfast.runtime.steps import Steps
+
+__all__ = ["Ending", "Runner", "RunnerSettings"]
+
+_LOG = logging.getLogger("holdfast")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a runner ended: ``done``, ``parked``, ``drained``, ``fenced`` or ``unavailable``."""
+
+    kind: str
+    status: str
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """What all runners of a worker share."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    middleware: Sequence[Middleware] = ()
+    linger_s: float = 1.0
+    """How long a run that waits for a message stays in memory."""
+    nap_s: float = 5.0
+    """A run that waits for a timer stays in memory if the timer is due within this time."""
+
+
+class Runner:
+    """One run in memory. Call ``start`` once; ``ended`` resolves to an ``Ending``."""
+
+    def __init__(self, claim: Claim, agent: AgentSpec, settings: RunnerSettings) -> None:
+        self.run = claim.row.run
+        self.agent = agent
+        self.settings = settings
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.machine: Machine | None = None
+        self.log: Appender
+        self.inbox = Inbox(self)
+        self.steps = Steps(self)
+        self.draining = False
+        self._claim = claim
+        self._loop = asyncio.get_running_loop()
+        self._input = b"null"
+        self._state: bytes | None = None
+        self._deferred: list[Callable[[], None]] = []
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._lingered = False
+        self._closing = False
+
+    @property
+    def closing(self) -> bool:
+        """Whether the run is leaving memory."""
+        return self._closing
+
+    # Life
+
+    async def start(self) -> None:
+        """Read the run's stream and begin to advance it.
+
+        Raises:
+            StoreError: the stream cannot be read, or is not what the row says.
+        """
+        store, row = self.settings.store, self._claim.row
+        created = (await store.read(self.run, until=1))[0]
+        turn_events = await store.read(self.run, after=max(row.turn_seq, 1) - 1)
+        self._input = created.payload or b"null"
+        if row.state_seq:
+            finished = await store.read(self.run, after=row.state_seq - 1, until=row.state_seq)
+            self._state = _part(finished[0].payload, "state")
+        unread = await store.unread(self.run)
+        self.log = Appender(
+            store,
+            restore(row, turn_events),
+            self._claim.epoch,
+            clock=self.settings.clock,
+            entropy=self.settings.entropy,
+            on_lost=self.lost,
+        )
+        self.inbox.add(unread)
+        self._loop.call_soon(self._guarded, lambda: self._begin(turn_events))
+
+    def poke(self) -> None:
+        """Look into the inbox: something may have arrived."""
+        if not self._closing:
+            self._loop.create_task(self._poke())
+
+    def drain(self) -> None:
+        """Start nothing new; give the run back as soon as no effect is under way."""
+        self.draining = True
+        if not self.ended.done() and not self._closing:
+            self._loop.call_soon(self._guarded, self.settle)
+
+    def fence(self) -> None:
+        """Stop at once: the lease is lost."""
+        self.lost(Fenced(f"run {self.run!r}: the lease of epoch {self._claim.epoch} is lost"))
+
+    async def _poke(self) -> None:
+        unread = await self.settings.store.unread(self.run, after=self.inbox.seen)
+        if unread and not self._closing:
+            self.inbox.add(unread)
+            self._loop.call_soon(self._guarded, self.settle)
+
+    def _begin(self, turn_events: list[Event]) -> None:
+        state = self.log.state
+        if not state.turn_seq:
+            if not self.agent.has_state:
+                self.begin_turn(None, (1,), "")
+            self.settle()
+            return
+        if state.status in ENDED or self.machine_idle(turn_events):
+            self.settle()
+            return
+        recorded = plan(turn_events)
+        self.machine = self._make_machine(recorded)
+        try:
+            feed_all(self.machine, recorded.feed)
+        except Diverged as error:
+            self._diverged(error)
+            return
+        self._note_all()
+        self.steps.recover(recorded, turn_events)
+        self.settle()
+
+    @staticmethod
+    def machine_idle(turn_events: list[Event]) -> bool:
+        """Tell whether the last turn is over: nothing to replay until a message begins the next."""
+        return any(isinstance(e.body, ev.TurnFinished | ev.TurnFailed) for e in turn_events)
+
+    def _make_machine(self, recorded: Plan) -> Machine:
+        return Machine(
+            self.agent,
+            run=self.run,
+            seed=self.log.state.seed,
+            input=self._input,
+            state=self._state,
+            marks=recorded.marks,
+        )
+
+    # Inputs and notes
+
+    def begin_turn(self, message: bytes | None, cause: Sequence[Cause], message_id: str) -> None:
+        """Begin the next turn with a message, or the only one of a plain agent."""
+        if self.machine is not None:
+            self.machine.close()
+        self.machine = self._make_machine(Plan())
+        turn = self.log.state.turn + 1
+        self.take_in(ev.TurnStarted(turn, message_id), message, cause)
+
+    def take_in(
+        self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]
+    ) -> Event:
+        """Record an input, feed it and record the notes of what the agent asks for in answer."""
+        assert self.machine is not None
+        event = self.log.record(body, payload, cause)
+        self.machine.feed(event)
+        self._note_all()
+        return event
+
+    def adopt(self, event: Event) -> None:
+        """Take in an outcome that the store has appended together with the effect."""
+        assert self.machine is not None
+        self.log.adopt(event)
+        self.machine.feed(event)
+        self._note_all()
+
+    def _note_all(self) -> None:
+        assert self.machine is not None
+        while self.machine.issued:
+            command = self.machine.issued[0]
+            event = self.log.record(command.body, command.payload, (command.cause,))
+            self.machine.feed(event)
+            self._carry_out(command, event)
+
+    def _carry_out(self, command: Command, event: Event) -> None:
+        body, payload = command.body, command.payload or b"null"
+        match body:
+            case ev.StepStarted():
+                assert command.call is not None
+                self.steps.wanted(command.call)
+            case ev.StepAbandoned():
+                self.steps.cancel(body.key)
+            case ev.MessageSent():
+                self.log.send(self._message(body.to, body.id, body.topic, payload, event))
+            case ev.ChildStarted():
+                self.log.start(
+                    child_run(body, payload, event, clock_now=event.at, entropy=self.settings.entropy)
+                )
+            case ev.TurnFinished():
+                self._state = _part(payload, "state")
+            case ev.RunSucceeded() | ev.RunFailed() | ev.RunCancelled():
+                self._tell_parent(isinstance(body, ev.RunSucceeded), payload, event)
+            case _:
+                pass
+
+    def _tell_parent(self, ok: bool, payload: bytes, event: Event) -> None:  # noqa: FBT001 - internal
+        parent = self.log.state.parent
+        if parent:
+            topic = "$child" if ok else "$child-failed"
+            self.log.send(self._message(parent, f"{self.run}/done", topic, payload, event))
+
+    def _message(self, to: str, message_id: str, topic: str, payload: bytes, event: Event) -> Message:
+        return Message(
+            to=to,
+            id=message_id,
+            topic=topic,
+            payload=payload,
+            at=event.at,
+            sender=self.run,
+            cause=((self.run, event.seq),),
+        )
+
+    # Where to go from here
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Run a callback that touches the machine, unless the runner has ended; later, while it is paused."""
+        self._loop.call_soon(self._guarded, callback)
+
+    def _guarded(self, callback: Callable[[], None]) -> None:
+        if self._closing:
+            return
+        if self._paused:
+            self._deferred.append(callback)
+            return
+        try:
+            callback()
+        except Exception as error:
+            _LOG.exception("run %r: the runner failed", self.run)
+            self.lost(error)
+
+    @property
+    def paused(self) -> bool:
+        """Whether a transaction is writing this stream."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Hold all inputs back: a transaction is writing this stream."""
+        self._paused = True
+
+    def resume(self, first: Callable[[], None]) -> None:
+        """Take in what the transaction came to, then what was held back."""
+        self._paused = False
+        deferred, self._deferred = self._deferred, []
+        for callback in (first, *deferred):
+            self.soon(callback)
+
+    def settle(self) -> None:
+        """Do what the state of things calls for: serve the inbox, start steps, set a timer, park or end."""
+        if self._closing or self._paused:
+            return
+        self.inbox.serve()
+        if self._closing:
+            return
+        state = self.log.state
+        if state.status in ENDED:
+            self._leave("done")
+            return
+        if self.machine is not None and self.machine.ended:
+            self.machine.close()
+            self.machine = None
+        if self.draining and not self.steps.effects_under_way:
+            self._leave("drained")
+            return
+        self.steps.start()
+        self.log.flush_soon()
+        if not self.steps.busy:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Nothing runs: set a timer for what is due soon, or park."""
+        now = self.settings.clock.now()
+        wake_at = self._next_wake()
+        if wake_at and wake_at <= now + self.settings.nap_s * 1e6:
+            if self._timer is not None:
+                self._timer.cancel()
+            delay = max(0.0, (wake_at - now) / 1e6)
+            self._timer = self._loop.call_later(delay, self._guarded, self._wake)
+        elif self._lingered or self.steps.doubts or not self.settings.linger_s:
+            self._park(wake_at)
+        elif self._linger is None:
+            self._linger = self._loop.call_later(
+                self.settings.linger_s, self._guarded, self._linger_over
+            )
+
+    def _linger_over(self) -> None:
+        self._lingered = True
+        self.settle()
+        self._lingered = False
+        self._linger = None
+
+    def _next_wake(self) -> int:
+        due = [at for at in self.steps.retries.values() if at]
+        timer = self.machine.loop.next_timer() if self.machine is not None else None
+        if timer is not None:
+            due.append(int(timer[0] * 1e6) + 1)
+        return min(due, default=0)
+
+    def _wake(self) -> None:
+        self._timer = None
+        now = self.settings.clock.now()
+        if self.machine is not None and not self.machine.ended:
+            timer = self.machine.loop.next_timer()
+            if timer is not None and int(timer[0] * 1e6) <= now:
+                cause = self.machine.loop.timer_cause(timer[1])
+                self.take_in(ev.TimerFired(timer[1]), None, (cause,))
+        self.steps.retry_due(now)
+        self.settle()
+
+    # Leaving memory
+
+    def _park(self, wake_at: int) -> None:
+        state = self.log.state
+        if state.status == "pending":
+            self.log.record(ev.RunParked("idle"), None, (state.seq,))
+        elif state.status != "idle":
+            status = "in_doubt" if self.steps.doubts else "waiting"
+            parked = ev.RunParked(status, wake_at, self._waits_for())
+            if (state.status, state.wake_at) != (status, wake_at):
+                self.log.record(parked, None, (state.seq,))
+        self._leave("parked")
+
+    def _waits_for(self) -> str:
+        calls = self.machine.calls.values() if self.machine is not None else ()
+        names = [call.topic or call.key for call in calls if call.kind != "step"]
+        return ", ".join([*sorted(self.steps.doubts), *names])[:300]
+
+    def _diverged(self, error: Diverged) -> None:
+        _LOG.warning("%s", error)
+        state = self.log.state
+        if state.diverged_seq != error.seq:
+            detail = {"recorded": error.recorded, "requested": error.requested}
+            self.log.record(ev.RunDiverged(error.seq), json_bytes(detail), (error.seq,))
+            self.log.record(ev.RunParked("diverged"), None, (state.seq,))
+        assert self.machine is not None
+        self.machine.close()
+        self.machine = None
+        self.inbox.serve()
+        if not self._closing:
+            self._leave("done" if state.status in ENDED else "parked")
+
+    def accept(self, by: str, cause: Sequence[Cause]) -> None:
+        """Record that a person accepts the divergence; the run is taken up anew by whoever claims it next."""
+        from_seq = self.log.state.diverged_seq
+        self.log.record(ev.RunAccepted(from_seq, by), None, cause)
+        self._leave("drained")
+
+    def cancel_without_code(self, by: str, cause: Sequence[Cause]) -> None:
+        """Cancel a run whose coroutine cannot be told: it is idle, or diverged."""
+        event = self.log.record(ev.CancelRequested(by), None, cause)
+        done = self.log.record(
+            ev.RunCancelled(), failure_bytes(asyncio.CancelledError(f"cancelled by {by}")), (event.seq,)
+        )
+        self._tell_parent(False, b"null", done)  # noqa: FBT003 - internal
+
+    def _leave(self, kind: str) -> None:
+        self._closing = True
+        self._stop()
+        status = self.log.state.status
+        self.log.release(self.inbox.seen, lambda: self._end(Ending(kind, status)))
+
+    def lost(self, error: BaseException) -> None:
+        self._closing = True
+        self._stop()
+        kind = "fenced" if isinstance(error, Fenced | Conflict) else "unavailable"
+        self._end(Ending(kind, self.log.state.status, error))
+
+    def _stop(self) -> None:
+        self.steps.stop()
+        for handle in (self._timer, self._linger):
+            if handle is not None:
+                handle.cancel()
+        if self.machine is not None:
+            self.machine.close()
+            self.machine = None
+
+    def _end(self, ending: Ending) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ending)
+
+
+def _part(payload: bytes | None, name: str) -> bytes | None:
+    """Return one part of a ``turn.finished`` payload, encoded again as it was."""
+    import json
+
+    if payload is None:
+        return None
+    return json_bytes(json.loads(payload)[name])

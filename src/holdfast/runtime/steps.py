@@ -1,0 +1,436 @@
+"""The steps of one run in memory: which attempts are made when, and what is recorded of each.
+
+Per effect contract (see the table in docs/guarantees.md):
+
+* an intent of an effect is durable before its body begins; a ``read`` begins at once;
+* a ``read`` and a ``transactional`` step that fail are tried again if that can help, then fail;
+* an ``idempotent`` step whose outcome is unknown is tried again under the same key; when its attempts are used up,
+  it is in doubt;
+* a ``once`` step whose outcome is unknown is in doubt: ``reconcile`` is asked, then a person.
+
+Invariants: only failures use up attempts, never a lost worker; at most one attempt of a step is under way; every
+attempt that may have touched the world has its ``step.started`` in the log first.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from holdfast.core import events as ev
+from holdfast.core.events import Cause, Event
+from holdfast.core.failures import failure_bytes
+from holdfast.core.machine import Call
+from holdfast.core.replay import Plan, cut_attempts
+from holdfast.core.retry import backoff_s
+from holdfast.core.state import OpenStep
+from holdfast.errors import CodecError, StoreError
+from holdfast.ports import Append, Transaction
+from holdfast.runtime.bodies import (
+    as_error,
+    call_reconcile,
+    call_step,
+    call_transactional,
+    retry_after_s,
+    stream_step,
+    verdict_of,
+)
+from holdfast.runtime.context import StepContext
+from holdfast.runtime.verdicts import NOT_DONE, UNKNOWN
+
+if TYPE_CHECKING:
+    from holdfast.runtime.runner import Runner
+
+__all__ = ["Steps"]
+
+_LOG = logging.getLogger("holdfast")
+RECONCILE_ATTEMPTS = 4
+
+
+class Steps:
+    """Makes the attempts of one run's steps."""
+
+    def __init__(self, runner: "Runner") -> None:
+        self._runner = runner
+        self._wanted: list[Call] = []
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._waiting_for_disk = 0
+        self._adoptable: dict[str, tuple[Event, Event | None]] = {}
+        self.retries: dict[str, int] = {}
+        """Step key → when its next attempt is due (µs)."""
+        self.doubts: set[str] = set()
+        """Keys of the steps in doubt that only a person can settle."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way that will come back by itself."""
+        return bool(self._tasks or self._waiting_for_disk or self._wanted)
+
+    @property
+    def effects_under_way(self) -> bool:
+        """Whether a body runs whose outcome should not be lost."""
+        return any(self._call(key).effect != "read" for key in self._tasks if self._known(key))
+
+    def _known(self, key: str) -> bool:
+        machine = self._runner.machine
+        return machine is not None and key in machine.calls
+
+    def _call(self, key: str) -> Call:
+        assert self._runner.machine is not None
+        return self._runner.machine.calls[key]
+
+    def _open(self, key: str) -> OpenStep:
+        return self._runner.log.state.open_steps[key]
+
+    # What the machine asks for
+
+    def wanted(self, call: Call) -> None:
+        """Note that a step was asked for; ``start`` begins it."""
+        self._wanted.append(call)
+
+    def start(self) -> None:
+        """Begin the steps asked for since the last time: reads now, effects when their intent is durable."""
+        wanted, self._wanted = self._wanted, []
+        effects = []
+        for call in wanted:
+            if call.abandoned or not self._known(call.key) or self._adopt(call):
+                continue
+            if call.effect == "read":
+                self._begin(call.key)
+            else:
+                effects.append(call.key)
+        if effects:
+            self._when_durable(lambda: [self._begin(key) for key in effects])
+
+    def _when_durable(self, callback: Callable[[], Any]) -> None:
+        self._waiting_for_disk += 1
+
+        def durable() -> None:
+            self._waiting_for_disk -= 1
+            self._runner.soon(callback)
+
+        self._runner.log.when_durable(durable)
+
+    def cancel(self, key: str) -> None:
+        """Stop a body whose outcome nobody wants any more."""
+        self.retries.pop(key, None)
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    def stop(self) -> None:
+        """Stop all bodies: the run leaves memory."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+
+    # Attempts
+
+    def _begin(self, key: str) -> None:
+        if not self._known(key) or key in self._tasks:
+            return
+        runner = self._runner
+        if runner.draining:
+            return
+        if runner.paused:
+            runner.soon(lambda: self._begin(key))
+            return
+        call = self._call(key)
+        assert call.spec is not None
+        if call.effect == "transactional":
+            runner.pause()
+            self._spawn(key, self._transact(call), self._transacted)
+        elif call.spec.streams:
+            self._spawn(key, self._stream(call), self._finished)
+        else:
+            context = self._context(call)
+            body = call_step(
+                call.spec, call.args, context, runner.log.state.agent, runner.settings.middleware
+            )
+            self._spawn(key, body, self._finished)
+
+    def _spawn(
+        self,
+        key: str,
+        body: Coroutine[Any, Any, Any],
+        done: Callable[[str, "asyncio.Task[Any]"], None],
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(body)
+        self._tasks[key] = task
+
+        def ended(ended_task: "asyncio.Task[Any]") -> None:
+            if self._tasks.get(key) is ended_task:
+                then = self._runner.resume if done == self._transacted else self._runner.soon
+                then(lambda: self._ended(key, ended_task, done))
+
+        task.add_done_callback(ended)
+
+    def _ended(
+        self, key: str, task: "asyncio.Task[Any]", done: Callable[[str, "asyncio.Task[Any]"], None]
+    ) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+            if self._known(key):
+                done(key, task)
+            self._runner.settle()
+
+    def _context(self, call: Call) -> StepContext:
+        state = self._runner.log.state
+        return StepContext(
+            state.run,
+            call.key,
+            self._open(call.key).attempt,
+            _idempotency_key(state.seed, state.run, state.turn, call.key),
+        )
+
+    def _finished(self, key: str, task: "asyncio.Task[Any]") -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed(key, as_error(error))
+            return
+        step = self._open(key)
+        body = ev.StepFinished(key, step.attempt)
+        self._runner.take_in(body, task.result(), (step.attempt_seq,))
+
+    def _failed(self, key: str, error: BaseException) -> None:
+        """Record a failed attempt and do what its contract says."""
+        runner, step, call = self._runner, self._open(key), self._call(key)
+        assert call.spec is not None
+        verdict = verdict_of(error, call.effect)
+        payload = failure_bytes(error)
+        more = step.failures + 1 < call.spec.retry.attempts
+        again = verdict == "retry" or (verdict == "unknown" and call.effect == "idempotent")
+        if again and more:
+            wait_s = max(self._backoff_s(call, step), retry_after_s(error))
+            due = runner.settings.clock.now() + int(wait_s * 1e6)
+            body = ev.StepFailed(key, step.attempt, final=False, retry_at=due)
+            runner.log.record(body, payload, (step.attempt_seq,))
+            self.retries[key] = due
+        elif verdict == "unknown":
+            runner.log.record(ev.StepDoubted(key, step.attempt), payload, (step.attempt_seq,))
+            self._doubt(key)
+        else:
+            body = ev.StepFailed(key, step.attempt, final=True)
+            runner.take_in(body, payload, (step.attempt_seq,))
+
+    def _backoff_s(self, call: Call, step: OpenStep) -> float:
+        assert call.spec is not None
+        retry = call.spec.retry
+        return backoff_s(
+            step.failures + 2,
+            base_s=retry.base_s,
+            cap_s=retry.cap_s,
+            seed=self._runner.log.state.seed,
+            key=call.key,
+        )
+
+    def retry_due(self, now: int) -> None:
+        """Begin the attempts that are due."""
+        for key in [key for key, due in self.retries.items() if due <= now]:
+            del self.retries[key]
+            if self._known(key):
+                self._attempt_again(key)
+
+    def _attempt_again(self, key: str, cause: Sequence[Cause] = ()) -> None:
+        """Record the intent of another attempt and begin it."""
+        runner, step, call = self._runner, self._open(key), self._call(key)
+        if runner.draining:
+            return
+        body = ev.StepStarted(key, call.effect, step.attempt + 1)
+        runner.log.record(body, None, cause or (runner.log.state.seq,))
+        if call.effect == "read":
+            self._begin(key)
+        else:
+            self._when_durable(lambda: self._begin(key))
+
+    # Streaming
+
+    async def _stream(self, call: Call) -> bytes:
+        assert call.spec is not None
+        step = self._open(call.key)
+        attempt, n = step.attempt, 0
+        async for part in stream_step(call.spec, call.args, self._context(call)):
+            n += 1
+            body = ev.StepEmitted(call.key, attempt, n)
+            self._runner.soon(lambda body=body, part=part: self._emitted(body, part))  # type: ignore[misc]  # bound now
+        return b"%d" % n
+
+    def _emitted(self, body: ev.StepEmitted, part: bytes) -> None:
+        if self._known(body.key):
+            self._runner.take_in(body, part, (self._open(body.key).attempt_seq,))
+            self._runner.settle()
+
+    # Transactions
+
+    async def _transact(self, call: Call) -> Event:
+        """Run a body inside the log's transaction; the run takes in nothing else meanwhile."""
+        assert call.spec is not None
+        runner, spec, context = self._runner, call.spec, self._context(call)
+        log = runner.log
+        step = self._open(call.key)
+        written: list[Event] = []
+
+        def body(transaction: Transaction) -> Append:
+            payload = call_transactional(spec, call.args, context, transaction)
+            outcome = ev.StepFinished(call.key, context.attempt)
+            change, event = log.change_of(outcome, payload, (step.attempt_seq,))
+            written.append(event)
+            return change
+
+        await log.flushed()
+        await runner.settings.store.transact(log.state.run, log.epoch, log.state.seq, body)
+        return written[-1]
+
+    def _transacted(self, key: str, task: "asyncio.Task[Any]") -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if isinstance(error, StoreError):
+            self._runner.lost(error)
+        elif error is not None:
+            self._failed(key, as_error(error))
+        else:
+            self._runner.adopt(task.result())
+
+    # Doubt
+
+    def _doubt(self, key: str) -> None:
+        """Settle a doubt by ``reconcile``, or leave it to a person."""
+        call = self._call(key)
+        assert call.spec is not None
+        if call.spec.reconcile is None:
+            self.doubts.add(key)
+        else:
+            self._spawn(key, self._reconcile(call), self._reconciled)
+
+    async def _reconcile(self, call: Call) -> Any:
+        assert call.spec is not None
+        for attempt in range(1, RECONCILE_ATTEMPTS + 1):
+            try:
+                return await call_reconcile(call.spec, call.args, self._context(call))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is no evidence
+                _LOG.info("run %r step %s: reconcile failed: %r", self._runner.run, call.key, error)
+                wait = backoff_s(
+                    attempt + 1, base_s=0.2, cap_s=5.0, seed=self._runner.log.state.seed, key=call.key
+                )
+                await asyncio.sleep(wait)
+        return UNKNOWN
+
+    def _reconciled(self, key: str, task: "asyncio.Task[Any]") -> None:
+        found = UNKNOWN if task.cancelled() or task.exception() is not None else task.result()
+        if found is NOT_DONE:
+            self._settle_doubt(key, "not_done", b"", "reconcile", ())
+        elif found is UNKNOWN:
+            self._settle_doubt(key, "unknown", b"", "reconcile", ())
+        else:
+            call = self._call(key)
+            assert call.spec is not None
+            try:
+                value = call.spec.result.encode(found)
+            except CodecError as error:
+                _LOG.warning("run %r step %s: reconcile: %s", self._runner.run, key, error)
+                self._settle_doubt(key, "unknown", b"", "reconcile", ())
+                return
+            self._settle_doubt(key, "happened", value, "reconcile", ())
+
+    def resolve(self, said: dict[str, Any], cause: Sequence[Cause]) -> None:
+        """Settle a doubt by what a person said: ``{"step", "verdict", "value", "by"}``."""
+        key, verdict = said["step"], said["verdict"]
+        step = self._runner.log.state.open_steps.get(key)
+        if step is None or step.stage != "doubted" or not self._known(key):
+            _LOG.warning("run %r: step %r is not in doubt; nothing to resolve", self._runner.run, key)
+            return
+        value = b""
+        if verdict == "happened":
+            spec = self._call(key).spec
+            assert spec is not None
+            try:
+                value = spec.result.encode(spec.result.decode(json.dumps(said["value"])))
+            except CodecError as error:
+                _LOG.warning("run %r step %s: %s", self._runner.run, key, error)
+                verdict = "unknown"
+        self.cancel(key)
+        self._settle_doubt(key, verdict, value, said["by"], cause)
+
+    def _settle_doubt(
+        self, key: str, verdict: str, value: bytes, by: str, cause: Sequence[Cause]
+    ) -> None:
+        runner, step = self._runner, self._open(key)
+        body = ev.StepResolved(key, step.attempt, verdict, by)
+        event = runner.log.record(body, None, (*cause, step.doubt_seq))
+        self.doubts.discard(key)
+        if verdict == "happened":
+            via = "reconcile" if by == "reconcile" else "person"
+            runner.take_in(ev.StepFinished(key, step.attempt, via), value, (event.seq,))
+        elif verdict == "not_done":
+            self._attempt_again(key, (event.seq,))
+        else:
+            self.doubts.add(key)
+
+    # Recovery
+
+    def recover(self, recorded: Plan, turn_events: list[Event]) -> None:
+        """Take up what the log leaves open: the machine has been fed all there is."""
+        for event in recorded.voided:
+            if isinstance(event.body, ev.StepStarted) and event.body.attempt == 1:
+                self._adoptable[event.body.key] = (event, None)
+            elif isinstance(event.body, ev.StepFinished) and event.body.key in self._adoptable:
+                self._adoptable[event.body.key] = (self._adoptable[event.body.key][0], event)
+        assert self._runner.machine is not None
+        fresh = {call.key for call in self._wanted}
+        for call in list(self._runner.machine.calls.values()):
+            if call.kind == "step" and call.key not in fresh:
+                self._recover(call, turn_events)
+
+    def _recover(self, call: Call, turn_events: list[Event]) -> None:
+        runner, step = self._runner, self._open(call.key)
+        assert call.spec is not None
+        if step.stage == "failed":
+            self.retries[call.key] = step.retry_at
+        elif step.stage == "doubted":
+            self._doubt(call.key)
+        elif step.stage == "started" and call.effect == "once":
+            runner.log.record(ev.StepDoubted(call.key, step.attempt), None, (step.attempt_seq,))
+            self._doubt(call.key)
+        elif call.spec.streams and self._acted_on_parts(call.key, step.attempt, turn_events):
+            error = ConnectionError("the stream was cut by a crash after the agent had acted on a part of it")
+            body = ev.StepFailed(call.key, step.attempt, final=True)
+            runner.take_in(body, failure_bytes(error), (step.attempt_seq,))
+        else:
+            self._attempt_again(call.key, (step.attempt_seq,))
+
+    @staticmethod
+    def _acted_on_parts(key: str, attempt: int, turn_events: list[Event]) -> bool:
+        _left, acted = cut_attempts(turn_events, key, attempt)
+        return acted
+
+    def _adopt(self, call: Call) -> bool:
+        """Take over the recorded outcome of a step that an accepted divergence made void."""
+        if call.key not in self._adoptable:
+            return False
+        started, finished = self._adoptable.pop(call.key)
+        if started.salt is None or ev.commitment(started.salt, call.args) != started.committed:
+            return False
+        if finished is not None:
+            body = ev.StepFinished(call.key, 1, "adopted")
+            self._runner.soon(lambda: self._take_over(call.key, body, finished))
+            return True
+        if call.effect == "once":
+            step = self._open(call.key)
+            self._runner.log.record(
+                ev.StepDoubted(call.key, 1), None, (started.seq, step.attempt_seq)
+            )
+            self._doubt(call.key)
+            return True
+        return False
+
+    def _take_over(self, key: str, body: ev.StepFinished, finished: Event) -> None:
+        if self._known(key):
+            self._runner.take_in(body, finished.payload, (finished.seq,))
+            self._runner.settle()
+
+
+def _idempotency_key(seed: int, run: str, turn: int, key: str) -> str:
+    """Return a key that no other effect of any run has: the run's seed is in it."""
+    text = f"{seed}/{run}/{turn}/{key}"
+    return "hf-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]

@@ -1,0 +1,208 @@
+"""Leases runs, advances them, gives them back.
+
+A worker claims ready runs of the agents it knows, keeps its leases alive by one heartbeat, and hands a run back
+when it has ended or parked. Any worker can carry on any run. A worker that cannot renew its leases in time stops
+acting before they end, by its own monotonic clock.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from holdfast.core.specs import AgentSpec
+from holdfast.errors import Conflict, Fenced, StoreError, UsageError
+from holdfast.ports import Claim
+from holdfast.runtime.runner import Ending, Runner, RunnerSettings
+
+__all__ = ["Worker", "WorkerSettings"]
+
+_LOG = logging.getLogger("holdfast")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker behaves. All durations are in seconds."""
+
+    lease_s: float = 15.0
+    poll_s: float = 1.0
+    """How long a wake-up that no hint announced may go unnoticed."""
+    runs_max: int = 500
+    """How many runs are in memory at once."""
+    only_run: str = ""
+    """Advance this run and those it starts, ready or not."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.poll_s <= self.lease_s / 3:
+            raise UsageError(
+                f"a worker needs 0 < poll_s <= lease_s / 3, not poll_s={self.poll_s}, lease_s={self.lease_s}"
+            )
+
+
+@dataclass(slots=True)
+class Worker:
+    """Advances runs until it is stopped.
+
+    Args:
+        agents: The agents it knows.
+        settings: What its runners share.
+        worker_settings: How it behaves.
+    """
+
+    agents: Iterable[AgentSpec]
+    settings: RunnerSettings
+    worker_settings: WorkerSettings = field(default_factory=WorkerSettings)
+    name: str = ""
+    endings: dict[str, Ending] = field(default_factory=dict)
+    """The last ending of each run that left memory, while ``only_run`` is set."""
+    _by_uri: dict[str, AgentSpec] = field(default_factory=dict)
+    _runners: dict[str, Runner] = field(default_factory=dict)
+    _starting: set[str] = field(default_factory=set)
+    _draining: bool = False
+    _stopped: bool = False
+    _lease_ends: float = 0.0
+    _trouble: str = ""
+
+    def __post_init__(self) -> None:
+        for spec in self.agents:
+            if self._by_uri.setdefault(spec.uri, spec) is not spec:
+                raise UsageError(f"two agents have one name: {spec.name!r}")
+        self.name = self.name or f"worker-{self.settings.entropy.bytes(6).hex()}"
+
+    @property
+    def idle(self) -> bool:
+        """Whether no run is in memory."""
+        return not self._runners and not self._starting
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many runs are in memory."""
+        return {"runs": len(self._runners)}
+
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Advance runs until ``drain`` is called, or, ``until_idle``, until none is ready or in memory."""
+        heartbeat = asyncio.get_running_loop().create_task(self._heartbeat())
+        try:
+            while not (self._draining and self.idle):
+                claimed = await self._claim()
+                if until_idle and not claimed and self.idle and await self._nothing_left():
+                    return
+                if not claimed:
+                    await self._rest()
+                    for runner in list(self._runners.values()):
+                        runner.poke()
+        finally:
+            self._stopped = True
+            heartbeat.cancel()
+            for runner in list(self._runners.values()):
+                runner.fence()
+            await self._give_back()
+
+    def drain(self) -> None:
+        """Claim nothing more and let go of the runs in memory, effects under way finished first."""
+        self._draining = True
+        for runner in self._runners.values():
+            runner.drain()
+
+    # Inside
+
+    async def _nothing_left(self) -> bool:
+        """Tell whether no run of ours could go on: one that another worker holds may yet come back."""
+        only = self.worker_settings.only_run
+        rows = await self.settings.store.rows(
+            prefix=only, status=["pending", "running"], agents=list(self._by_uri)
+        )
+        return not any(not only or row.run == only or row.run.startswith(f"{only}/") for row in rows)
+
+    async def _rest(self) -> None:
+        timeout = self.worker_settings.poll_s
+        try:
+            wake_at = await self.settings.store.next_wake(list(self._by_uri))
+            if wake_at:
+                due_s = (wake_at - self.settings.clock.now()) / 1e6
+                timeout = max(0.001, min(timeout, due_s))
+            await self.settings.store.changed(timeout)
+        except StoreError as error:
+            self._note_trouble(error)
+            await asyncio.sleep(timeout)
+
+    async def _claim(self) -> bool:
+        room = self.worker_settings.runs_max - len(self._runners)
+        if self._draining or room <= 0:
+            return False
+        settings, only = self.worker_settings, self.worker_settings.only_run
+        begun = asyncio.get_running_loop().time()
+        try:
+            claims = await self.settings.store.claim(
+                self.name,
+                now=self.settings.clock.now(),
+                lease_us=int(settings.lease_s * 1e6),
+                agents=list(self._by_uri),
+                limit=min(room, 100),
+                run=only if only and only not in self.endings else "",
+            )
+        except StoreError as error:
+            self._note_trouble(error)
+            return False
+        self._trouble = ""
+        self._lease_ends = begun + settings.lease_s
+        for claim in claims:
+            self._begin(claim)
+        return bool(claims)
+
+    def _begin(self, claim: Claim) -> None:
+        runner = Runner(claim, self._by_uri[claim.row.agent], self.settings)
+        run = claim.row.run
+        self._runners[run] = runner
+        runner.ended.add_done_callback(lambda done: self._ended(runner, done.result()))
+        task = asyncio.get_running_loop().create_task(runner.start())
+        task.add_done_callback(lambda done: self._started(runner, done))
+        if self._draining:
+            runner.drain()
+
+    def _started(self, runner: Runner, done: "asyncio.Task[None]") -> None:
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is not None and not runner.ended.done():
+            runner.ended.set_result(Ending("unavailable", "", error))
+
+    def _ended(self, runner: Runner, ending: Ending) -> None:
+        if self._runners.get(runner.run) is runner:
+            del self._runners[runner.run]
+        self.endings[runner.run] = ending
+        if not self.worker_settings.only_run and len(self.endings) > 1000:  # noqa: PLR2004 - only a look back
+            self.endings.clear()
+        if isinstance(ending.error, Fenced | Conflict):
+            _LOG.warning("run %r: %s", runner.run, ending.error)
+        elif ending.error is not None:
+            self._note_trouble(ending.error, runner.run)
+
+    def _note_trouble(self, error: BaseException, run: str = "") -> None:
+        text = f"run {run!r}: {error}" if run else str(error)
+        if text != self._trouble:
+            _LOG.error("%s", text)
+        self._trouble = text
+
+    async def _heartbeat(self) -> None:
+        lease_s = self.worker_settings.lease_s
+        loop = asyncio.get_running_loop()
+        while not self._stopped:
+            await asyncio.sleep(lease_s / 3)
+            begun = loop.time()
+            try:
+                kept = await self.settings.store.renew(
+                    self.name, now=self.settings.clock.now(), lease_us=int(lease_s * 1e6)
+                )
+            except StoreError as error:
+                self._note_trouble(error)
+                kept = loop.time() < self._lease_ends
+            else:
+                if kept:
+                    self._lease_ends = begun + lease_s
+            if not kept:
+                for runner in list(self._runners.values()):
+                    runner.fence()
+
+    async def _give_back(self) -> None:
+        try:
+            await self.settings.store.release(self.name)
+        except StoreError as error:
+            self._note_trouble(error)

@@ -1,0 +1,1 @@
+"""The stores: each keeps the contract of ``holdfast.ports.Store``, and none knows of another."""

@@ -1,0 +1,346 @@
+"""The reference store: the shortest program that keeps the contract of ``holdfast.ports.Store``.
+
+Everything lives in a few dictionaries. No method waits, so a call is a transaction: it first
+checks, then writes, and what writes cannot fail. Only the user's own tables live in SQLite, in
+memory; what a ``transactional`` body did there is committed right before the change is written.
+
+Invariants: a position is an index of the log plus one; a run's row tells of the last of its events;
+an inbox holds exactly what was delivered and not consumed, in the order of arrival.
+"""
+
+import asyncio
+import sqlite3
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from holdfast.core.events import Event
+from holdfast.core.state import ENDED, RunRow, fold
+from holdfast.errors import Conflict, Fenced, UsageError
+from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Transaction
+
+__all__ = ["MemoryStore"]
+
+
+@dataclass(slots=True)
+class _Run:
+    """One stream and its lease; ``worker`` is empty while nobody holds it."""
+
+    row: RunRow
+    events: list[Event]
+    epoch: int = 0
+    worker: str = ""
+    seen: int = 0
+
+
+class MemoryStore:
+    """A store that lasts as long as the object: for tests, and the measure of other stores.
+
+    It is for one thread. Closing it forgets nothing, so another app may carry on with it.
+    """
+
+    url = "memory:"
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._log: list[Event] = []
+        self._inboxes: defaultdict[str, dict[int, Message]] = defaultdict(dict)
+        self._known: set[tuple[str, str]] = set()
+        self._leases: dict[str, int] = {}
+        """Worker → when its lease runs out."""
+        self._tables: sqlite3.Connection | None = None
+        self._news = False
+        self._waiting: set[asyncio.Event] = set()
+
+    async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
+        _check_new(new)
+        created = self._create(new)
+        for message in deliver:
+            self._deliver(message)
+        self._tell()
+        return created
+
+    async def append(self, change: Append) -> None:
+        self._check(change.run, change.epoch, change.expected_seq)
+        self._verify(change)
+        self._write(change)
+
+    async def transact(
+        self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
+    ) -> None:
+        self._check(run, epoch, expected_seq)
+        with self._transaction() as transaction:
+            change = body(transaction)
+            assert (change.run, change.epoch, change.expected_seq) == (run, epoch, expected_seq)
+            self._verify(change)
+        self._write(change)
+
+    async def deliver(self, messages: Sequence[Message]) -> list[bool]:
+        arrived = [self._deliver(message) for message in messages]
+        self._tell()
+        return arrived
+
+    async def claim(
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_us: int,
+        agents: Sequence[str],
+        limit: int,
+        run: str = "",
+    ) -> list[Claim]:
+        for lost in [name for name, until in self._leases.items() if until <= now]:
+            self._free(lost)
+        self._leases[worker] = now + lease_us
+        free = [
+            held
+            for held in self._runs.values()
+            if not held.worker and held.row.status not in ENDED and held.row.agent in agents
+        ]
+        if run:
+            chosen = [held for held in free if held.row.run == run]
+        else:
+            since = {held.row.run: self._ready_since(held, now) for held in free}
+            ready = sorted((at, name) for name, at in since.items() if at is not None)
+            chosen = [self._runs[name] for _, name in ready]
+        claims = []
+        for held in chosen[:limit]:
+            held.worker = worker
+            held.epoch += 1
+            claims.append(Claim(held.row, held.epoch))
+        return claims
+
+    async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
+        if self._leases.get(worker, 0) <= now:
+            self._free(worker)
+            return False
+        self._leases[worker] = now + lease_us
+        return True
+
+    async def release(self, worker: str) -> None:
+        self._free(worker)
+
+    async def read(
+        self, run: str, *, after: int = 0, until: int = 0, limit: int = 0
+    ) -> list[Event]:
+        events = self._runs[run].events if run in self._runs else []
+        return events[after : until or None][: limit or None]
+
+    async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
+        return list(enumerate(self._log[after : after + limit], after + 1))
+
+    async def unread(self, run: str, *, after: int = 0) -> list[InboxMessage]:
+        inbox = self._inboxes.get(run, {})
+        return [InboxMessage(n, message) for n, message in inbox.items() if n > after]
+
+    async def row(self, run: str) -> RunRow | None:
+        return self._runs[run].row if run in self._runs else None
+
+    async def rows(
+        self,
+        *,
+        prefix: str = "",
+        status: Sequence[str] = (),
+        agents: Sequence[str] = (),
+        after: tuple[int, str] | None = None,
+        limit: int = 100,
+    ) -> list[RunRow]:
+        newest = sorted(
+            (held.row for held in self._runs.values()),
+            key=lambda row: (row.created_at, row.run),
+            reverse=True,
+        )
+        wanted = (
+            row
+            for row in newest
+            if row.run.startswith(prefix)
+            and (not status or row.status in status)
+            and (not agents or row.agent in agents)
+            and (after is None or (row.created_at, row.run) < after)
+        )
+        return list(islice(wanted, limit))
+
+    async def next_wake(self, agents: Sequence[str]) -> int:
+        parked = (
+            held.row
+            for held in self._runs.values()
+            if held.row.wake_at and not held.worker and held.row.agent in agents
+        )
+        return min((row.wake_at for row in parked), default=0)
+
+    async def changed(self, timeout_s: float) -> None:
+        if not self._news:
+            told = asyncio.Event()  # one per call, so that the store outlives any loop
+            self._waiting.add(told)
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        await told.wait()
+            finally:
+                self._waiting.discard(told)
+        self._news = False
+
+    async def close(self) -> None:
+        pass
+
+    def _check(self, run: str, epoch: int, expected_seq: int) -> None:
+        """Refuse a change of a run that has moved on."""
+        held = self._runs.get(run)
+        if held is None:
+            raise Conflict(
+                f"run {run!r} does not exist; an append expected it to have {expected_seq} events.",
+                run=run,
+            )
+        if held.epoch > epoch:
+            raise Fenced(
+                f"run {run!r} is at epoch {held.epoch}, a worker sent epoch {epoch}: another worker"
+                " has claimed the run since.",
+                run=run,
+                epoch=held.epoch,
+            )
+        assert held.epoch == epoch, (
+            f"run {run!r}: nobody was given epoch {epoch}, it is {held.epoch}"
+        )
+        if held.row.seq != expected_seq:
+            raise Conflict(
+                f"run {run!r} has {held.row.seq} events, an append expected {expected_seq}.",
+                run=run,
+                seq=held.row.seq,
+            )
+
+    def _verify(self, change: Append) -> None:
+        """Assert that a change which ``_check`` let through makes sense."""
+        held, row, inbox = self._runs[change.run], change.row, self._inboxes[change.run]
+        head = held.row.head
+        for seq, event in enumerate(change.events, change.expected_seq + 1):
+            follows = (event.run, event.seq, event.prev, event.epoch)
+            assert follows == (change.run, seq, head, change.epoch), f"{follows} after {held.row}"
+            head = event.hash
+        end = (change.run, change.expected_seq + len(change.events), head)
+        assert (row.run, row.seq, row.head) == end, f"{row} is not a row of {end}"
+        assert inbox.keys() >= set(change.consume), f"{change.consume} are not all in {[*inbox]}"
+        for new in change.create:
+            _check_new(new)
+
+    def _write(self, change: Append) -> None:
+        held, inbox = self._runs[change.run], self._inboxes[change.run]
+        held.events.extend(change.events)
+        held.row = change.row
+        self._log.extend(change.events)
+        for n in change.consume:
+            inbox.pop(n, None)
+        for new in change.create:
+            self._create(new)
+        for message in change.deliver:
+            self._deliver(message)
+        if change.release:
+            held.worker, held.seen = "", change.seen
+        self._tell()
+
+    def _create(self, new: NewRun) -> bool:
+        if new.row.run in self._runs:
+            return False
+        self._runs[new.row.run] = _Run(new.row, list(new.events))
+        self._log.extend(new.events)
+        return True
+
+    def _deliver(self, message: Message) -> bool:
+        if (message.to, message.id) in self._known:
+            return False
+        self._known.add((message.to, message.id))
+        self._inboxes[message.to][len(self._known)] = message
+        return True
+
+    def _ready_since(self, held: _Run, now: int) -> int | None:
+        """Return since when a run could go on, None when it cannot."""
+        row = held.row
+        if row.status in ("pending", "running"):
+            return row.updated_at
+        inbox = self._inboxes.get(row.run, {})
+        since = [message.at for n, message in inbox.items() if n > held.seen]
+        if 0 < row.wake_at <= now:
+            since.append(row.wake_at)
+        return min(since, default=None)
+
+    def _free(self, worker: str) -> None:
+        self._leases.pop(worker, None)
+        freed = [held for held in self._runs.values() if held.worker == worker]
+        for held in freed:
+            held.worker = ""
+        if freed:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news = True
+        for told in self._waiting:
+            told.set()
+
+    @contextmanager
+    def _transaction(self) -> Iterator["_Transaction"]:
+        """Commit what the block does to the user's tables, or undo it when anything is raised."""
+        if self._tables is None:
+            self._tables = sqlite3.connect(
+                ":memory:", isolation_level=None, check_same_thread=False
+            )
+            weakref.finalize(self, self._tables.close)
+        tables = self._tables
+        tables.execute("BEGIN")
+        transaction = _Transaction(tables)
+        try:
+            tables.set_authorizer(_authorize)
+            yield transaction
+            if transaction.over:
+                raise UsageError("A statement of the body ended the transaction: all is undone.")
+            tables.set_authorizer(None)
+            tables.execute("COMMIT")
+        finally:
+            transaction.over = True
+            tables.set_authorizer(None)
+            if tables.in_transaction:
+                tables.execute("ROLLBACK")
+
+
+class _Transaction:
+    """What a body sees of the user's tables; ``over`` when it may not see them any more."""
+
+    def __init__(self, tables: sqlite3.Connection) -> None:
+        self._tables = tables
+        self.over = False
+
+    def execute(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        if self.over:
+            raise UsageError(f"The transaction is over, this came too late: {sql}")
+        try:
+            return self._tables.execute(sql, params).fetchall()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_AUTH:
+                raise
+            raise UsageError(
+                f"A body may not begin or end transactions, nor attach databases: {sql}"
+            ) from None
+        finally:
+            self.over = not self._tables.in_transaction  # INSERT OR ROLLBACK … has ended it
+
+
+_REFUSED = {
+    sqlite3.SQLITE_TRANSACTION,
+    sqlite3.SQLITE_SAVEPOINT,
+    sqlite3.SQLITE_ATTACH,
+    sqlite3.SQLITE_DETACH,
+}
+
+
+def _authorize(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_DENY if action in _REFUSED else sqlite3.SQLITE_OK
+
+
+def _check_new(new: NewRun) -> None:
+    folded = fold(new.events).row()
+    assert new.row == folded, f"{new.row} is not the fold of its events, {folded}"

@@ -1,0 +1,233 @@
+"""The file: opened, created, brought up to today's version, or refused.
+
+A file is either one of ours or it is left exactly as it is. So its header is read before SQLite may
+touch it, and through SQLite's own file layer: had this process opened the file before, then closing it
+by ordinary means would drop the locks of the other connection (POSIX locks belong to the process).
+
+Creating is one transaction with a rollback log, so a file that a crash left behind is empty or whole.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import apsw
+
+from holdfast.errors import StoreError, StoreRefused, StoreUnavailable
+
+__all__ = [
+    "APPLICATION_ID",
+    "VERSION",
+    "connect",
+    "create_tables",
+    "immutable_uri",
+    "inspect",
+    "meaning",
+]
+
+APPLICATION_ID = int.from_bytes(b"hold")
+VERSION = 1
+BUSY_TIMEOUT_MS = 5_000
+
+_HERE = Path(__file__).parent
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_USER_VERSION, _APPLICATION_ID = slice(60, 64), slice(68, 72)
+
+
+def connect(path: Path, *, create: bool = False, read_only: bool = False) -> apsw.Connection:
+    """Open a store file, in WAL mode and with a sync at each commit.
+
+    Raises:
+        StoreRefused: the file is missing (and not to be created), foreign, torn or of a newer version.
+        StoreUnavailable: it cannot be opened or created now: permissions, a full disk, a lock.
+    """
+    try:
+        if not inspect(path):
+            if read_only or not create:
+                raise StoreRefused(f"{path}: there is no store. Hint: check the path.")
+            _create(path)
+        return _open_read_only(path) if read_only else _open(path)
+    except apsw.Error as error:
+        raise meaning(error, path) from error
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: cannot create the store: {error.strerror}.") from error
+
+
+def inspect(path: Path) -> bool:
+    """Tell a store file (True) from a missing or empty one (False), by its header alone.
+
+    Raises:
+        StoreRefused: there is something else.
+    """
+    if not path.parent.is_dir():
+        raise StoreRefused(f"{path}: the directory {path.parent} does not exist. Hint: create it.")
+    if not path.exists():
+        return False
+    if not path.is_file():
+        raise StoreRefused(f"{path}: not a file. Hint: give the path of a file in a directory.")
+    header, size = _header(path)
+    if size == 0:
+        if path.with_name(path.name + "-wal").exists():
+            raise StoreRefused(
+                f"{path}: the file is empty, but a log stands beside it ({path.name}-wal): the file was"
+                " truncated. Nothing was changed. Hint: restore it from a copy."
+            )
+        return False
+    if not header.startswith(_MAGIC):
+        raise StoreRefused(
+            f"{path}: not a SQLite file; it has {size} bytes and begins with {header[:16]!r}."
+            " Nothing was changed. Hint: check the path, or restore the file from a copy."
+        )
+    if len(header) < _HEADER_BYTES:
+        raise StoreRefused(f"{path}: the file is torn, it has {size} bytes. Nothing was changed.")
+    found = int.from_bytes(header[_APPLICATION_ID])
+    if found != APPLICATION_ID:
+        raise StoreRefused(
+            f"{path}: a SQLite file of another program (application_id {found:#x}, expected"
+            f" {APPLICATION_ID:#x}). Nothing was changed. Hint: give holdfast a file of its own."
+        )
+    _check_version(path, int.from_bytes(header[_USER_VERSION]))
+    return True
+
+
+def meaning(error: apsw.Error, path: Path | str) -> StoreError:
+    """Return what an error of SQLite's says of the store."""
+    match error:
+        case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError():
+            return StoreRefused(f"{path}: the file is torn: {error}. Hint: holdfast fsck {path}")
+        case apsw.BusyError() | apsw.LockedError():
+            return StoreUnavailable(
+                f"{path}: another process has held the file's lock for {BUSY_TIMEOUT_MS / 1000:g} s."
+                " Nothing was written."
+            )
+        case apsw.FullError():
+            return StoreUnavailable(f"{path}: the disk is full. Nothing was written.")
+        case _:
+            return StoreUnavailable(
+                f"{path}: {type(error).__name__}: {error}. Nothing was written."
+            )
+
+
+def create_tables(connection: apsw.Connection) -> None:
+    """Write the tables of today's version and the file's marks, inside the caller's transaction."""
+    connection.execute((_HERE / "schema.sql").read_text())
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def migrate(connection: apsw.Connection, path: Path) -> None:
+    """Bring the tables up to today's version, each version in a transaction of its own.
+
+    Raises:
+        StoreRefused: the file is of a newer version.
+    """
+    while (version := _version(connection)) < VERSION:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if _version(connection) == version:  # nobody else was faster
+                step = _HERE / "migrations" / f"{version + 1:04}.sql"
+                connection.execute(step.read_text())
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+    _check_version(path, version)
+
+
+def immutable_uri(path: Path, mode: str) -> str:
+    """Return the URI that opens a file with ``mode=…`` or ``immutable=1``."""
+    return f"file:{quote(str(path))}?{mode}"
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > VERSION:
+        raise StoreRefused(
+            f"{path}: a store of version {version}; this release of holdfast knows versions up to"
+            f" {VERSION}. Nothing was changed. Hint: upgrade holdfast.",
+            found=version,
+            known=VERSION,
+        )
+
+
+def _version(connection: apsw.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchall()[0][0])
+
+
+def _header(path: Path) -> tuple[bytes, int]:
+    flags = [apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_MAIN_DB, 0]
+    file = apsw.VFSFile("", str(path), flags)
+    try:
+        size = file.xFileSize()
+        return file.xRead(min(size, _HEADER_BYTES), 0), size
+    finally:
+        file.xClose()
+
+
+def _create(path: Path) -> None:
+    """Make an empty file, readable by its owner alone, and the tables in it."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        pass  # an empty file, or another process creates it at this moment: the lock decides
+    else:
+        _sync_directory(path.parent)
+    connection = _plain(path, apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+        if not connection.execute("SELECT 1 FROM sqlite_master").fetchall():
+            create_tables(connection)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain(name: Path | str, flags: int) -> apsw.Connection:
+    connection = apsw.Connection(str(name), flags=flags)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    return connection
+
+
+def _open(path: Path) -> apsw.Connection:
+    connection = _plain(path, apsw.SQLITE_OPEN_READWRITE)
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
+        if mode != "wal":
+            raise StoreRefused(
+                f"{path}: SQLite cannot keep its write-ahead log here (it says {mode!r})."
+                " Hint: use a local file system, not a network share."
+            )
+        connection.execute("PRAGMA synchronous = FULL")
+        migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_read_only(path: Path) -> apsw.Connection:
+    connection = _plain(path, apsw.SQLITE_OPEN_READONLY)
+    try:
+        version = _version(connection)
+    except apsw.CantOpenError:
+        connection.close()  # nobody uses the file, and we may not write the WAL index beside it
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        connection = _plain(immutable_uri(path, "immutable=1"), flags)
+        version = _version(connection)
+    except BaseException:
+        connection.close()
+        raise
+    if version < VERSION:
+        connection.close()
+        raise StoreRefused(
+            f"{path}: a store of version {version} must be brought to version {VERSION} first."
+            " Hint: open it for writing once."
+        )
+    return connection

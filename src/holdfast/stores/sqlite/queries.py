@@ -1,0 +1,153 @@
+"""What the store reads, as plain functions on a connection that only reads.
+
+Each finishes its statement before it returns, for a statement left open would hold on to an old
+state of the file and keep the write-ahead log from being reused.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from holdfast.core.events import Event, open_leaf
+from holdfast.core.state import RunRow
+from holdfast.errors import StoreRefused
+from holdfast.ports import InboxMessage, Message
+from holdfast.stores.sqlite.changes import COLUMNS
+from holdfast.stores.sqlite.file import meaning
+from holdfast.stores.sqlite.payloads import CHUNKED, inflate, load
+
+__all__ = ["Queries"]
+
+_ROW = f"SELECT {COLUMNS} FROM run WHERE id = ?"  # noqa: S608 - constants
+_ROWS = f"""
+SELECT {COLUMNS} FROM run WHERE {{}} ORDER BY created_at DESC, id DESC LIMIT ?"""  # noqa: S608 - constants
+_EVENTS = """
+SELECT leaf, salt, form, payload FROM event
+WHERE run = (SELECT n FROM run WHERE id = ?) AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
+_LOG = "SELECT leaf, salt, form, payload, pos FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
+_UNREAD = """
+SELECT n, id, topic, form, payload, at, sender, cause FROM inbox
+WHERE run = ? AND n > ? AND taken IS NULL ORDER BY n LIMIT ?"""
+_WAKE = """
+SELECT wake_at FROM run WHERE agent = ? AND wake_at > 0 AND worker IS NULL ORDER BY wake_at LIMIT 1"""
+_CHUNK = "SELECT form, data FROM chunk WHERE n = ?"
+
+_ALL = 2**62
+
+
+class Queries:
+    """The reads of a store, on a connection that one thread at a time may use."""
+
+    def __init__(self, connection: apsw.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def version(self) -> int:
+        """Return a number that is another one whenever another connection has committed."""
+        return int(self._all("PRAGMA data_version", ())[0][0])
+
+    def row(self, run: str) -> RunRow | None:
+        for row in self._all(_ROW, (run,)):
+            return RunRow(*row)
+        return None
+
+    def rows(
+        self,
+        prefix: str,
+        status: Sequence[str],
+        agents: Sequence[str],
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> list[RunRow]:
+        conditions, values = ["TRUE"], list[Any]()
+        if prefix:
+            # The range lets SQLite use the index; the comparison is what counts.
+            conditions.append("id >= ? AND substr(id, 1, ?) = ?")
+            values += [prefix, len(prefix), prefix]
+            if before := _next_prefix(prefix):
+                conditions.append("id < ?")
+                values.append(before)
+        for column, wanted in (("status", status), ("agent", agents)):
+            if wanted:
+                conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
+                values += wanted
+        if after:
+            conditions.append("(created_at, id) < (?, ?)")
+            values += after
+        found = self._all(_ROWS.format(" AND ".join(conditions)), (*values, limit))
+        return [RunRow(*row) for row in found]
+
+    def next_wake(self, agents: Sequence[str]) -> int:
+        wakes = [at for agent in set(agents) for (at,) in self._all(_WAKE, (agent,))]
+        return min(wakes, default=0)
+
+    def read(self, run: str, after: int, until: int, limit: int) -> list[Event]:
+        found = self._all(_EVENTS, (run, after, until or _ALL, limit or _ALL))
+        chunks: dict[int, bytes] = {}
+        return [self._event(chunks, *fields) for fields in found]
+
+    def read_log(self, after: int, limit: int) -> list[tuple[int, Event]]:
+        found = self._all(_LOG, (after, limit))
+        chunks: dict[int, bytes] = {}
+        return [(pos, self._event(chunks, *fields)) for *fields, pos in found]
+
+    def unread(self, run: str, after: int, limit: int) -> list[InboxMessage]:
+        chunks: dict[int, bytes] = {}
+        messages = []
+        for n, name, topic, form, stored, at, sender, cause in self._all(
+            _UNREAD, (run, after, limit)
+        ):
+            payload = self._payload(chunks, form, stored)
+            links = tuple(c if isinstance(c, int) else (c[0], c[1]) for c in json.loads(cause))
+            messages.append(InboxMessage(n, Message(run, name, topic, payload, at, sender, links)))
+        return messages
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _event(
+        self,
+        chunks: dict[int, bytes],
+        leaf: bytes,
+        salt: bytes | None,
+        form: int,
+        stored: bytes | None,
+    ) -> Event:
+        payload = None if stored is None else self._payload(chunks, form, stored)
+        return open_leaf(leaf, payload=payload, salt=salt)
+
+    def _payload(self, chunks: dict[int, bytes], form: int, stored: bytes) -> bytes:
+        """Return a payload; ``chunks`` keeps those seen, for the next payload shares most of them."""
+        if form != CHUNKED:
+            return inflate(form, stored)
+
+        def fetch(number: int) -> bytes:
+            if number not in chunks:
+                chunks[number] = self._chunk(number)
+            return chunks[number]
+
+        return load(form, stored, fetch)
+
+    def _chunk(self, number: int) -> bytes:
+        for form, data in self._all(_CHUNK, (number,)):
+            return inflate(form, data)
+        raise StoreRefused(
+            f"{self._path}: chunk {number} is missing. Hint: holdfast fsck {self._path}"
+        )
+
+    def _all(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except apsw.Error as error:
+            raise meaning(error, self._path) from error
+
+
+def _next_prefix(prefix: str) -> str:
+    """Return the smallest string that is larger than all with this prefix, empty for none."""
+    last = ord(prefix[-1]) + 1
+    if last > 0x10FFFF:
+        return ""
+    return prefix[:-1] + chr(0xE000 if 0xD800 <= last <= 0xDFFF else last)

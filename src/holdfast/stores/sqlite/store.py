@@ -1,0 +1,218 @@
+"""The SQLite store: the contract of ``holdfast.ports.Store`` on one file.
+
+The parts: ``changes.py`` says what a write does to the tables, ``writer.py`` runs many of them in one
+commit, ``queries.py`` reads, ``payloads.py`` keeps large values, ``file.py`` opens and refuses
+files, and ``schema.sql`` describes the tables. Here they are joined and given an asyncio face.
+
+Writes go to the writer's thread and connection. Reads that cost microseconds (a row, an empty inbox) run
+right in the loop on a connection of their own, all others in a thread with a third one, so that
+neither a sync nor a long read holds up the loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from holdfast.core.events import Event
+from holdfast.core.state import RunRow
+from holdfast.errors import StoreError, UsageError
+from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Transaction
+from holdfast.stores.sqlite.changes import Changes
+from holdfast.stores.sqlite.file import connect
+from holdfast.stores.sqlite.queries import Queries
+from holdfast.stores.sqlite.writer import Writer
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+POLL_S = 0.03
+"""How often ``changed`` looks whether another process has committed."""
+_UNREAD_NEAR_MAX = 16
+
+
+class SqliteStore:
+    """A store in one SQLite file, which several processes may share. It belongs to one event loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        changes: Changes | None,
+        writer: Writer | None,
+        near: Queries,
+        far: Queries,
+    ) -> None:
+        """Use ``open`` instead."""
+        self.url = f"sqlite://{path}"
+        self._path = path
+        self._changes = changes
+        self._writer = writer
+        self._near = near
+        self._far = far
+        self._reader = None if near is far else ThreadPoolExecutor(1, "holdfast-reader")
+        self._version = near.version()
+        self._news = False
+        self._waiting: set[asyncio.Event] = set()
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path | str,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        inline: bool = False,
+    ) -> Self:
+        """Open a store file.
+
+        Args:
+            path: Where it is, or is to be.
+            create: Make it when it is missing, readable by its owner alone.
+            read_only: Refuse every write; the file is not created.
+            inline: Use no threads: every operation runs at once where it is called, each in a
+                transaction of its own. For tests that want a fixed order.
+
+        Raises:
+            StoreRefused: the file is missing (and not to be created), foreign, torn, or of a newer
+                version; it is left as it is.
+            StoreUnavailable: it cannot be opened or created now.
+        """
+        path = Path(path).absolute()
+        changes: Changes | None = None
+        writer: Writer | None = None
+        store: Self
+        if not read_only:
+            connection = connect(path, create=create)
+            changes = Changes(connection)
+            writer = Writer(
+                connection,
+                path,
+                inline=inline,
+                undone=changes.forget,
+                written=lambda: store._tell(),  # noqa: PLW0108, SLF001 - bound below, one of its own
+            )
+        near = Queries(connect(path, read_only=True), path)
+        far = near if inline else Queries(connect(path, read_only=True), path)
+        store = cls(path, changes, writer, near, far)
+        return store
+
+    def append_nowait(self, change: Append) -> "asyncio.Future[None]":
+        """Put a change into the queue at once; the future is done when it is durable, as in ``append``."""
+        changes, writer = self._writing()
+        return writer.put(changes.append, change)
+
+    async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
+        changes, writer = self._writing()
+        return bool(await writer.put(changes.create, new, deliver))
+
+    async def append(self, change: Append) -> None:
+        await self.append_nowait(change)
+
+    async def transact(
+        self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
+    ) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.transact, run, epoch, expected_seq, body, alone=True)
+
+    async def deliver(self, messages: Sequence[Message]) -> list[bool]:
+        changes, writer = self._writing()
+        return list(await writer.put(changes.deliver, messages))
+
+    async def claim(
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_us: int,
+        agents: Sequence[str],
+        limit: int,
+        run: str = "",
+    ) -> list[Claim]:
+        changes, writer = self._writing()
+        return list(await writer.put(changes.claim, worker, now, lease_us, agents, limit, run))
+
+    async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
+        changes, writer = self._writing()
+        return bool(await writer.put(changes.renew, worker, now, lease_us))
+
+    async def release(self, worker: str) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.release, worker)
+
+    async def read(
+        self, run: str, *, after: int = 0, until: int = 0, limit: int = 0
+    ) -> list[Event]:
+        return await self._read_far(self._far.read, run, after, until, limit)
+
+    async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
+        return await self._read_far(self._far.read_log, after, limit)
+
+    async def unread(self, run: str, *, after: int = 0) -> list[InboxMessage]:
+        return await self._read_far(self._far.unread, run, after, 2**62)
+
+    async def row(self, run: str) -> RunRow | None:
+        return self._near.row(run)
+
+    async def rows(
+        self,
+        *,
+        prefix: str = "",
+        status: Sequence[str] = (),
+        agents: Sequence[str] = (),
+        after: tuple[int, str] | None = None,
+        limit: int = 100,
+    ) -> list[RunRow]:
+        return await self._read_far(self._far.rows, prefix, status, agents, after, limit)
+
+    async def next_wake(self, agents: Sequence[str]) -> int:
+        return self._near.next_wake(agents)
+
+    async def changed(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        told = asyncio.Event()
+        self._waiting.add(told)
+        try:
+            while not self._news and (left := until - loop.time()) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, POLL_S)):
+                        await told.wait()
+                self._look()
+        finally:
+            self._waiting.discard(told)
+        self._look()  # our own commits count as others'; they have been told of
+        self._news = False
+
+    async def close(self) -> None:
+        if self._reader:
+            self._reader.shutdown()
+        self._near.close()
+        self._far.close()
+        if self._writer:
+            await self._writer.close()
+
+    def _writing(self) -> tuple[Changes, Writer]:
+        if self._changes is None or self._writer is None:
+            raise UsageError(f"{self._path}: the store was opened to read only.")
+        return self._changes, self._writer
+
+    async def _read_far(self, query: Callable[..., T], *arguments: Any) -> T:
+        if self._reader is None:
+            return query(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, query, *arguments)
+
+    def _look(self) -> None:
+        """Notice that another connection has committed."""
+        with suppress(StoreError):
+            version = self._near.version()
+            if version != self._version:
+                self._version = version
+                self._tell()
+
+    def _tell(self) -> None:
+        self._news = True
+        for told in self._waiting:
+            told.set()

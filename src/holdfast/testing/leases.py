@@ -1,0 +1,221 @@
+"""Conformance of claims: who may advance a run, and when it wants to be advanced."""
+
+import asyncio
+from dataclasses import replace
+
+from holdfast.core import events as ev
+from holdfast.errors import Fenced
+from holdfast.ports import Store, Transaction
+from holdfast.testing.harness import (
+    LATE,
+    LEASE_US,
+    NOTE,
+    NOW,
+    agree,
+    begin,
+    claim,
+    everything,
+    hold,
+    letter,
+    on_a_store,
+    on_two_stores,
+    park,
+    refused,
+    transact,
+)
+from holdfast.testing.script import Script
+
+__all__ = ["LeaseConformance"]
+
+
+class LeaseConformance:
+    """Leases and epochs, readiness, and the wake-ups that must not be lost."""
+
+    @on_a_store
+    async def test_a_new_run_is_claimed_at_epoch_one(self, store: Store) -> None:
+        script = await begin(store)
+        [claimed] = await claim(store, "ann")
+        agree("the claim", (claimed.row, claimed.epoch), (script.state.row(), 1))
+
+    @on_two_stores
+    async def test_of_two_workers_that_claim_at_once_one_wins(self, one: Store, two: Store) -> None:
+        await begin(one)
+        for run in ("", "r"):
+            calls = [claim(one, "ann", run=run), claim(two, "bob", run=run)]
+            answers = await asyncio.gather(*calls)
+            agree("runs claimed", sum(map(len, answers)), 1)
+            await one.release("ann")
+            await two.release("bob")
+
+    @on_a_store
+    async def test_workers_that_claim_at_once_share_the_runs(self, store: Store) -> None:
+        names = {(await begin(store, f"r{n}")).run for n in range(9)}
+        calls = [claim(store, f"w{n}", limit=2) for n in range(6)]
+        claims = [claimed.row.run for answer in await asyncio.gather(*calls) for claimed in answer]
+        agree("runs claimed", sorted(claims), sorted(names))
+
+    @on_a_store
+    async def test_a_lease_that_holds_is_not_taken_and_a_renewed_one_holds_longer(
+        self, store: Store
+    ) -> None:
+        await hold(store)
+        agree("a claim in time", await claim(store, "bob", LATE - 2), [])
+        agree("renew", await store.renew("ann", now=LATE - 2, lease_us=LEASE_US), expected=True)
+        agree("a claim after renew", await claim(store, "bob", LATE), [])
+        agree("the owner's own claim", await claim(store, "ann", LATE), [])
+        late = LATE + LEASE_US - 1
+        agree("a claim after the owner's own", await claim(store, "bob", late), [])
+        agree("runs claimed late", len(await claim(store, "bob", late + LEASE_US)), 1)
+
+    @on_two_stores
+    async def test_a_zombie_writes_nothing(self, one: Store, two: Store) -> None:
+        zombie = await hold(one)
+        await one.deliver([letter("r", "m1")])
+        [unread] = await one.unread("r")
+        [claimed] = await claim(two, "bob", LATE)
+        agree("the later epoch", claimed.epoch, zombie.epoch + 1)
+
+        change = zombie.change(
+            NOTE,
+            deliver=[letter("other", "m2")],
+            create=[Script.begin("r/child").new()],
+            consume=[unread.n],
+            release=True,
+        )
+        owner = Script(await two.read("r"), at=LATE, epoch=claimed.epoch)
+        for _ in range(2):
+            before = await everything(one, "other")
+            await refused(Fenced, one.append(change))
+            entered: list[Transaction] = []
+            await refused(Fenced, transact(one, change, entered.append))
+            agree("bodies begun", entered, [])
+            agree("everything", await everything(one, "other"), before)
+            agree("the zombie's renew", await renew(one, "ann", LATE), expected=False)
+            agree("runs that anybody could claim", await claim(one, "cyd", LATE), [])
+            await two.append(owner.change(NOTE))  # then the length is another one too
+
+    @on_a_store
+    async def test_a_worker_that_was_away_too_long_owns_nothing(self, store: Store) -> None:
+        await hold(store)
+        agree("renew", await renew(store, "ann", LATE), expected=False)
+        [claimed] = await claim(store, "bob", LATE)
+        agree("epoch", claimed.epoch, 2)
+        await store.release("bob")
+        [again] = await claim(store, "cyd", LATE)
+        agree("the epoch of the same run", again.epoch, 3)
+        [own] = await claim(store, "cyd", LATE + LEASE_US + 1)
+        agree("its own run, after it was away", own.epoch, 4)
+
+    @on_a_store
+    async def test_a_worker_that_leaves_gives_back_all_it_has(self, store: Store) -> None:
+        for name in ("r1", "r2"):
+            await begin(store, name)
+        agree("runs claimed", len(await claim(store, "ann")), 2)
+        await store.release("ann")
+        claims = await claim(store, "bob")
+        agree(
+            "runs and epochs", sorted((c.row.run, c.epoch) for c in claims), [("r1", 2), ("r2", 2)]
+        )
+
+    @on_a_store
+    async def test_a_claim_is_for_the_agents_asked_for(self, store: Store) -> None:
+        await begin(store, "r1", agent="agent:one")
+        await begin(store, "r2", agent="agent:two")
+        [claimed] = await claim(store, "ann", agents=["agent:two", "agent:three"])
+        agree("the run claimed", claimed.row.run, "r2")
+
+    @on_a_store
+    async def test_those_ready_the_longest_come_first(self, store: Store) -> None:
+        timer, message = await hold(store, "timer"), await hold(store, "message")
+        await park(store, timer, wake_at=NOW + 3)
+        await park(store, message)
+        for name, at in (("r5", 5), ("r2", 2), ("r8", 8), ("r1", 1)):
+            await begin(store, name, at=NOW + at)
+        await store.deliver([letter("message", "m1", at=NOW + 6)])
+        order = [(await claim(store, "ann", NOW + 9, limit=1))[0].row.run for _ in range(6)]
+        agree("the order of claims", order, ["r1", "r2", "timer", "r5", "message", "r8"])
+
+    @on_a_store
+    async def test_a_run_wakes_at_its_time_and_not_before(self, store: Store) -> None:
+        for name, wake_at in (("r1", NOW + 7), ("r2", NOW + 5), ("r3", 0)):
+            await park(store, await hold(store, name), wake_at=wake_at)
+        agree("next_wake", await store.next_wake(["agent:test"]), NOW + 5)
+        agree("next_wake of others", await store.next_wake(["agent:other"]), 0)
+        agree("a claim too early", await claim(store, "ann", NOW + 4), [])
+        [claimed] = await claim(store, "ann", NOW + 5)
+        agree("the run claimed", claimed.row.run, "r2")
+        agree("next_wake", await store.next_wake(["agent:test"]), NOW + 7)
+
+    @on_two_stores
+    async def test_a_message_that_races_a_release_wakes_the_run(
+        self, one: Store, two: Store
+    ) -> None:
+        script = await hold(one)
+        for n in range(6):
+            looked = await one.unread("r")
+            seen = max((unread.n for unread in looked), default=0)
+            race = [park(one, script, seen=seen), two.deliver([letter("r", f"m{n}")])]
+            if n % 3 == 0:
+                await race[0]
+                await race[1]
+            elif n % 3 == 1:
+                await race[1]
+                await race[0]
+            else:
+                await asyncio.gather(*race)
+            [claimed] = await claim(one, "ann")
+            script.epoch = claimed.epoch
+
+    @on_a_store
+    async def test_a_message_that_the_run_has_seen_does_not_wake_it(self, store: Store) -> None:
+        script = await hold(store)
+        await store.deliver([letter("r", "m1"), letter("r", "m2")])
+        first, second = await store.unread("r")
+        await park(store, script, seen=second.n, consume=[second.n])
+        agree("a claim", await claim(store, "ann"), [])
+        agree("the inbox", await store.unread("r"), [first])
+        await store.deliver([letter("r", "m1")])
+        agree("a claim after a known message", await claim(store, "ann"), [])
+        await store.deliver([letter("r", "m3")])
+        agree("runs claimed after a new one", len(await claim(store, "ann")), 1)
+
+    @on_a_store
+    async def test_a_run_released_in_the_middle_is_ready(self, store: Store) -> None:
+        script = await hold(store)
+        await store.append(script.change(NOTE))
+        await store.append(script.change(release=True))
+        [claimed] = await claim(store, "bob")
+        agree("the claim", (claimed.row, claimed.epoch), (script.state.row(), 2))
+
+    @on_a_store
+    async def test_a_run_that_has_ended_is_never_claimed(self, store: Store) -> None:
+        for n, end in enumerate([ev.RunSucceeded(), ev.RunFailed(), ev.RunCancelled()]):
+            script = await hold(store, f"r{n}")
+            await store.append(script.change(end, release=True))
+            await store.deliver([letter(script.run, "m1")])
+            agree("a claim of it", await claim(store, "ann", run=script.run), [])
+        agree("a claim", await claim(store, "ann"), [])
+
+    @on_a_store
+    async def test_a_run_that_is_asked_for_need_not_be_ready(self, store: Store) -> None:
+        await park(store, await hold(store))
+        await begin(store, "ready")
+        agree("a claim of none", await claim(store, "ann", run="none"), [])
+        [claimed] = await claim(store, "ann", run="r")
+        agree("the claim", (claimed.row.run, claimed.epoch), ("r", 2))
+        agree("a claim of one that is held", await claim(store, "bob", run="r"), [])
+
+    @on_two_stores
+    async def test_leases_and_epochs_outlive_the_process(self, one: Store, two: Store) -> None:
+        script = await hold(one)
+        await one.close()
+        agree("a claim in time", await claim(two, "bob", LATE - 2), [])
+        await two.append(script.change(NOTE))
+        [claimed] = await claim(two, "bob", LATE)
+        agree("the claim", (claimed.row, claimed.epoch), (script.state.row(), 2))
+        await refused(Fenced, two.append(replace(script.change(NOTE), epoch=1)))
+
+
+async def renew(store: Store, worker: str, now: int) -> bool:
+    """Renew with the usual lease."""
+    return await store.renew(worker, now=now, lease_us=LEASE_US)
