@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         CodecError,
         Diverged,
         HoldfastError,
+        NonDurableWarning,
         NotDone,
         NotInRun,
         RunConflict,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from holdfast.runtime.worker import Worker, WorkerSettings
-    from holdfast.tools import NonDurableWarning, call, schemas, step, tool
+    from holdfast.tools import call, schemas, step, tool
 
 _HOMES = {
     "holdfast.agents": ["agent"],
@@ -89,6 +90,7 @@ _HOMES = {
         "CodecError",
         "Diverged",
         "HoldfastError",
+        "NonDurableWarning",
         "NotDone",
         "NotInRun",
         "RunConflict",
@@ -103,11 +105,55 @@ _HOMES = {
         "UsageError",
     ],
     "holdfast.runtime.worker": ["Worker", "WorkerSettings"],
-    "holdfast.tools": ["NonDurableWarning", "call", "schemas", "step", "tool"],
+    "holdfast.tools": ["call", "schemas", "step", "tool"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [
+    "NOT_DONE",
+    "UNKNOWN",
+    "AgentUnknown",
+    "App",
+    "Client",
+    "CodecError",
+    "Diverged",
+    "HoldfastError",
+    "NonDurableWarning",
+    "NotDone",
+    "NotInRun",
+    "Retry",
+    "RunConflict",
+    "RunFailed",
+    "RunParked",
+    "RunUnknown",
+    "RunWasCancelled",
+    "StepFailed",
+    "StoreError",
+    "StoreRefused",
+    "StoreUnavailable",
+    "UsageError",
+    "Worker",
+    "WorkerSettings",
+    "__version__",
+    "agent",
+    "ask",
+    "attempt",
+    "call",
+    "emit",
+    "idempotency_key",
+    "now",
+    "random",
+    "receive",
+    "run",
+    "run_id",
+    "schemas",
+    "send",
+    "step",
+    "tool",
+    "transaction",
+    "uuid",
+    "version_guard",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,19 +1,17 @@
 """``@agent`` describes an agent; calling one inside a run starts a child run and waits for it."""
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
 from holdfast.core.machine import current_or_none
-from holdfast.core.specs import AgentSpec, spec_of
+from holdfast.core.specs import AgentSpec, tools_of
 from holdfast.errors import UsageError
-from holdfast.runtime.context import STEP
+from holdfast.runtime.context import warn_outside_run
 
-__all__ = ["agent", "agent_spec"]
+__all__ = ["agent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_WARNED: set[str] = set()
 
 
 @overload
@@ -23,9 +21,9 @@ def agent(*, name: str = "", tools: Iterable[Callable[..., Any]] = ()) -> Callab
 def agent(fn: Any = None, /, *, name: str = "", tools: Iterable[Callable[..., Any]] = ()) -> Any:
     """Make a function an agent.
 
-    A plain agent takes an input and returns a result: one turn. One whose first parameter is ``state: T`` lives on and
-    takes a message in each turn; T is made without arguments at first, changed in place (or returned as the first
-    of a pair), and stored between turns.
+    A plain agent takes an input and returns a result: one turn. One whose first parameter is
+    ``state: T`` lives on and takes a message in each turn; T is made without arguments at first,
+    changed in place (or returned as the first of a pair), and stored between turns.
 
     Args:
         fn: An async or sync function, deterministic but for the steps it calls.
@@ -37,8 +35,6 @@ def agent(fn: Any = None, /, *, name: str = "", tools: Iterable[Callable[..., An
     """
 
     def decorate(function: Any) -> Any:
-        from holdfast.tools import tools_of
-
         if not callable(function) or isinstance(function, type):
             raise UsageError(f"@agent wants a function, not {function!r}")
         spec = AgentSpec(name or function.__name__, function, tools_of(tools))
@@ -54,7 +50,7 @@ def _async_wrapper(spec: AgentSpec) -> Any:
     async def call_agent(*args: Any, **kwargs: Any) -> Any:
         machine = current_or_none()
         if machine is None:
-            _warn(spec)
+            warn_outside_run(spec.what)
             return await spec.fn(*args, **kwargs)
         child = machine.child(_child(spec), spec.encode_input(args, kwargs))
         return spec.result.decode(await machine.outcome(child))
@@ -67,7 +63,7 @@ def _sync_wrapper(spec: AgentSpec) -> Any:
     def call_agent(*args: Any, **kwargs: Any) -> Any:
         machine = current_or_none()
         if machine is None:
-            _warn(spec)
+            warn_outside_run(spec.what)
             return spec.fn(*args, **kwargs)
         child = machine.child(_child(spec), spec.encode_input(args, kwargs))
         return spec.result.decode(machine.wait(child))
@@ -78,30 +74,7 @@ def _sync_wrapper(spec: AgentSpec) -> Any:
 def _child(spec: AgentSpec) -> AgentSpec:
     if spec.has_state:
         raise UsageError(
-            f"{spec.what} lives on and has no result to wait for. Hint: hf.send a message to its run."
+            f"{spec.what} lives on and has no result to wait for. Hint: hf.send a message to"
+            " its run."
         )
-    return spec
-
-
-def _warn(spec: AgentSpec) -> None:
-    if STEP.get() is None and spec.name not in _WARNED:
-        from holdfast.tools import NonDurableWarning
-
-        _WARNED.add(spec.name)
-        warnings.warn(
-            f"{spec.what} was called outside a run: it is executed, and nothing is recorded. Hint: hf.run.",
-            NonDurableWarning,
-            stacklevel=3,
-        )
-
-
-def agent_spec(fn: Any) -> AgentSpec:
-    """Return an agent's spec.
-
-    Raises:
-        UsageError: it is not an agent.
-    """
-    spec = fn if isinstance(fn, AgentSpec) else spec_of(fn)
-    if not isinstance(spec, AgentSpec):
-        raise UsageError(f"{fn!r} is not an agent. Hint: put @hf.agent above it.")
     return spec

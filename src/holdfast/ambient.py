@@ -1,7 +1,7 @@
 """What code inside a run, or inside a step's body, may ask of its surroundings.
 
-Nothing here depends on the world: time is that of the last event, chance is drawn from the run's seed, and what
-is sent, asked or received goes through the log.
+Nothing here depends on the world: time is that of the last event, chance is drawn from the run's
+seed, and what is sent, asked or received goes through the log.
 """
 
 import asyncio
@@ -10,7 +10,12 @@ import uuid as uuids
 from typing import Any, overload
 
 from holdfast.core.codec import Codec, json_bytes
-from holdfast.core.limits import MESSAGE_ID_CHARS_MAX, RUN_ID_CHARS_MAX, TOPIC_CHARS_MAX
+from holdfast.core.limits import (
+    MESSAGE_ID_CHARS_MAX,
+    RUN_ID_CHARS_MAX,
+    TOPIC_CHARS_MAX,
+    check_name,
+)
 from holdfast.core.machine import current
 from holdfast.core.retry import draw
 from holdfast.errors import NotInRun, UsageError
@@ -64,7 +69,7 @@ def run_id() -> str:
 
 
 def version_guard(name: str) -> bool:
-    """Tell whether new code may run: True unless this turn had passed here before the guard was there.
+    """Tell whether new code may run: not where this turn had passed before there was a guard.
 
     ::
 
@@ -142,12 +147,17 @@ async def ask(question: str, schema: Any = str) -> Any:
 def _step(what: str) -> StepContext:
     context = STEP.get()
     if context is None:
-        raise NotInRun(f"{what} was called outside a step's body. Hint: call it in a function under @hf.tool.")
+        raise NotInRun(
+            f"{what} was called outside a step's body. Hint: call it in a function under @hf.tool."
+        )
     return context
 
 
 def idempotency_key() -> str:
-    """Return the key of the effect under way: the same for all its attempts, and no other effect's."""
+    """Return the key of the effect under way.
+
+    The same for all its attempts, and no other effect's.
+    """
     return _step("hf.idempotency_key()").idempotency_key
 
 
@@ -165,20 +175,7 @@ def transaction() -> Transaction:
     context = _step("hf.transaction()")
     if context.transaction is None:
         raise UsageError(
-            f"step {context.key}: hf.transaction() is for effect='transactional' only. Hint: @hf.tool(effect='transactional')"
+            f"step {context.key}: hf.transaction() is for effect='transactional' only. Hint:"
+            " @hf.tool(effect='transactional')"
         )
     return context.transaction
-
-
-def check_name(what: str, value: str, most: int, *, empty: bool = False) -> None:
-    """Check an id or a topic given by a user.
-
-    Raises:
-        UsageError: it is empty, too long, reserved or not printable.
-    """
-    if not isinstance(value, str) or not (empty or value) or len(value) > most:
-        raise UsageError(f"{what} {value!r}: expected 1 to {most} characters")
-    if value.startswith("$") or not value.isprintable():
-        raise UsageError(f"{what} {value!r}: it may not begin with '$' or hold unprintable characters")
-
-

@@ -1,4 +1,4 @@
-"""The composition root: the one place where store, agents, clock, workers and clients are joined."""
+"""The composition root: where store, agents, clock, workers and clients are joined."""
 
 import asyncio
 import os
@@ -7,14 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast.agents import agent_spec
 from holdfast.client import Client, result_value
-from holdfast.core.specs import AgentSpec
+from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.core.state import ENDED
 from holdfast.errors import RunParked, UsageError
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.clock import SystemClock, SystemEntropy
-from holdfast.runtime.runner import RunnerSettings
+from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.worker import Worker, WorkerSettings
 
 __all__ = ["App", "open_store", "run"]
@@ -31,12 +30,12 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
     """
     scheme, colon, rest = url.partition(":")
     if url == "memory:":
-        from holdfast.stores.memory import MemoryStore
+        from holdfast.stores.memory import MemoryStore  # noqa: PLC0415 - only if wanted
 
         return MemoryStore()
     if colon and scheme not in ("sqlite", "file") and len(scheme) > 1 and rest.startswith("//"):
         raise UsageError(f"store {url!r}: this version knows sqlite:///PATH, a path, and memory:")
-    from holdfast.stores.sqlite import SqliteStore
+    from holdfast.stores.sqlite import SqliteStore  # noqa: PLC0415 - only if wanted
 
     path = rest.removeprefix("//") if scheme == "sqlite" and colon else url
     return await SqliteStore.open(Path(path), create=create, read_only=read_only)
@@ -212,7 +211,7 @@ def run_async(main: Coroutine[Any, Any, Any]) -> Any:
     Raises:
         UsageError: a loop is running already.
     """
-    if asyncio._get_running_loop() is not None:
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - the public one raises instead
         main.close()
         raise UsageError(
             "hf.run was called in async code. Hint: async with hf.App(…) as app: await app.run(…)"

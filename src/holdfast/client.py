@@ -1,7 +1,8 @@
 """Start, message, query and steer runs from outside.
 
-A client only writes to the store: it creates runs and delivers messages, cancellations and resolutions included, so
-it never gets in the way of whoever advances a run. Everything given twice under one id happens once.
+A client only writes to the store: it creates runs and delivers messages, cancellations and
+resolutions included, so it never gets in the way of whoever advances a run. Everything given twice
+under one id happens once.
 """
 
 import asyncio
@@ -9,14 +10,17 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from holdfast.agents import agent_spec
-from holdfast.ambient import check_name
 from holdfast.core import events as ev
 from holdfast.core.codec import Codec, json_bytes
 from holdfast.core.events import Event
-from holdfast.core.limits import MESSAGE_ID_CHARS_MAX, RUN_ID_CHARS_MAX, TOPIC_CHARS_MAX
+from holdfast.core.limits import (
+    MESSAGE_ID_CHARS_MAX,
+    RUN_ID_CHARS_MAX,
+    TOPIC_CHARS_MAX,
+    check_name,
+)
 from holdfast.core.machine import CANCEL_TOPIC
-from holdfast.core.specs import AgentSpec
+from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.core.state import ENDED, RunRow, RunState, fold
 from holdfast.errors import (
     RunConflict,
@@ -41,7 +45,8 @@ class Client:
 
     Args:
         store: The store.
-        agents: The agents whose results are decoded by their annotations; the results of others are plain JSON.
+        agents: The agents whose results are decoded by their annotations; the results of others are
+        plain JSON.
     """
 
     def __init__(
@@ -52,8 +57,14 @@ class Client:
         self._clock = clock
         self._entropy = entropy
 
-    async def start(self, agent: Callable[..., Any] | str, *args: Any, id: str = "", **kwargs: Any) -> str:  # noqa: A002 - the word users know
-        """Start a run, unless the id is taken by an earlier start of the same agent, and return its id.
+    async def start(
+        self,
+        agent: Callable[..., Any] | str,
+        *args: Any,
+        id: str = "",  # noqa: A002 - the word users know
+        **kwargs: Any,
+    ) -> str:
+        """Start a run, unless the id is taken by an earlier start of the agent; return its id.
 
         Args:
             agent: The agent, or its name.
@@ -66,7 +77,11 @@ class Client:
             RunConflict: the id belongs to a run of another agent.
         """
         spec = self._spec(agent)
-        payload = b"null" if spec.has_state and not args and not kwargs else spec.encode_input(args, kwargs)
+        payload = (
+            b"null"
+            if spec.has_state and not args and not kwargs
+            else spec.encode_input(args, kwargs)
+        )
         return await self.start_encoded(spec, payload, run=id)
 
     async def start_encoded(self, spec: AgentSpec, payload: bytes, *, run: str = "") -> str:
@@ -86,7 +101,12 @@ class Client:
         return run
 
     async def message(
-        self, run: str, message: Any, *, topic: str = "", id: str = ""  # noqa: A002 - the word users know
+        self,
+        run: str,
+        message: Any,
+        *,
+        topic: str = "",
+        id: str = "",  # noqa: A002 - the word users know
     ) -> str:
         """Send a message to a run and return the message's id; an id given twice is one message.
 
@@ -109,7 +129,9 @@ class Client:
         """Ask a run to stop; it may clean up, and undoes what it has compensations for."""
         await self._tell(run, CANCEL_TOPIC, json_bytes({"by": by}), f"{run}/cancel")
 
-    async def resolve(self, run: str, step: str, *, happened: Any = ..., did_not: bool = False, by: str) -> None:
+    async def resolve(
+        self, run: str, step: str, *, happened: Any = ..., did_not: bool = False, by: str
+    ) -> None:
         """Settle a step in doubt by a person's word.
 
         Args:
@@ -128,17 +150,24 @@ class Client:
         found = state.open_steps.get(step)
         if found is None or found.stage != "doubted":
             doubts = [key for key, s in state.open_steps.items() if s.stage == "doubted"]
-            raise UsageError(f"run {run!r}: step {step!r} is not in doubt; in doubt are {doubts or 'none'}")
+            raise UsageError(
+                f"run {run!r}: step {step!r} is not in doubt; in doubt are {doubts or 'none'}"
+            )
         said = {"step": step, "verdict": "not_done" if did_not else "happened", "by": by}
         if not did_not:
             said["value"] = json.loads(Codec(type(happened), "the outcome").encode(happened))
         await self._tell(run, "$resolve", json_bytes(said), "")
 
     async def accept(self, run: str, *, by: str) -> None:
-        """Accept a divergence: the code as it is now carries on; recorded outcomes stay available to it."""
+        """Accept a divergence: the code as it is now carries on.
+
+        Recorded outcomes stay available to it.
+        """
         row = await self.row(run)
         if row.status != "diverged":
-            raise UsageError(f"run {run!r} is {row.status}, not diverged: there is nothing to accept")
+            raise UsageError(
+                f"run {run!r} is {row.status}, not diverged: there is nothing to accept"
+            )
         await self._tell(run, "$accept", json_bytes({"by": by}), "")
 
     async def row(self, run: str) -> RunRow:
@@ -165,8 +194,8 @@ class Client:
             return rows[0].run
         if not rows:
             raise RunUnknown(f"there is no run {prefix!r} in {self._store.url}. Hint: holdfast ls")
-        names = ", ".join(row.run for row in rows[:5])
-        raise RunUnknown(f"several runs begin with {prefix!r}: {names}{', …' if len(rows) > 5 else ''}")  # noqa: PLR2004 - as many as shown
+        names = ", ".join(row.run for row in rows)
+        raise RunUnknown(f"several runs begin with {prefix!r}, such as {names}")
 
     async def result(self, run: str, *, message: str = "", timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the word users know
         """Wait for a run's result, or for the reply to a message.
@@ -195,7 +224,10 @@ class Client:
             for event in reversed(await self.events(run)):
                 if isinstance(event.body, ev.TurnStarted) and event.body.message == message:
                     ends = await self._store.read(run, after=event.seq)
-                    end = next((e for e in ends if isinstance(e.body, ev.TurnFinished | ev.TurnFailed)), None)
+                    end = next(
+                        (e for e in ends if isinstance(e.body, ev.TurnFinished | ev.TurnFailed)),
+                        None,
+                    )
                     if end is not None:
                         return True, result_value(end, spec)
         if row.status in ENDED:
@@ -204,7 +236,8 @@ class Client:
         if row.status in STUCK:
             raise RunParked(
                 f"run {run!r} is {row.status.replace('_', ' ')} and waits for a person."
-                f" Hint: holdfast show {run}", status=row.status,
+                f" Hint: holdfast show {run}",
+                status=row.status,
             )
         return False, None
 

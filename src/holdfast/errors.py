@@ -5,14 +5,17 @@
     HoldfastError
     ├── UsageError                    the program asks for something that cannot be
     │   ├── NotInRun                  an ambient function was called outside a run
-    │   └── IoOutsideStep             code in a turn reached for a socket, a thread or a file descriptor
+    │   └── IoOutsideStep             code in a turn reached for a socket, a thread or a file
+    descriptor
     ├── CodecError                    a value does not survive the trip through the log
     │   └── PayloadTooLarge
     ├── StepFailed                    a step's recorded failure, raised in the agent
     ├── RunFailed                     the run of interest ended failed or cancelled
     │   └── RunWasCancelled
-    ├── RunParked                     the run waits for a person or a message and cannot go on by itself
-    ├── NotDone                       raised by a body: nothing happened, another attempt is harmless
+    ├── RunParked                     the run waits for a person or a message and cannot go on by
+    itself
+    ├── NotDone                       raised by a body: nothing happened, another attempt is
+    harmless
     ├── Diverged                      the code asks for something else than the log holds
     ├── AgentUnknown                  the log names an agent that no loaded module declares
     ├── RunUnknown                    no run, or several, by that id or prefix
@@ -27,8 +30,8 @@
     ├── RunSuspended                  unwinds a coroutine whose run leaves memory
     └── RunFenced                     unwinds one whose lease was lost
 
-The last two are control flow that an agent must not swallow, so ``except Exception`` does not catch them.
-The docstring of each class is the default message.
+The last two are control flow that an agent must not swallow, so ``except Exception`` does not catch
+them. The docstring of each class is the default message.
 """
 
 from typing import Any
@@ -41,6 +44,7 @@ __all__ = [
     "Fenced",
     "HoldfastError",
     "IoOutsideStep",
+    "NonDurableWarning",
     "NotDone",
     "NotInRun",
     "PayloadTooLarge",
@@ -72,11 +76,11 @@ class UsageError(HoldfastError):
     """The program asks for something that cannot be."""
 
 
-class NotInRun(UsageError):
+class NotInRun(UsageError):  # noqa: N818 - it states a fact
     """This may only be called inside a run."""
 
 
-class IoOutsideStep(UsageError):
+class IoOutsideStep(UsageError):  # noqa: N818 - it states a fact
     """Code in a turn reached for the outside world. Hint: do it in a function under @hf.step."""
 
 
@@ -84,7 +88,7 @@ class CodecError(HoldfastError):
     """A value does not survive the trip through the log."""
 
 
-class PayloadTooLarge(CodecError):
+class PayloadTooLarge(CodecError):  # noqa: N818 - it states a fact
     """A value is larger than the log takes."""
 
 
@@ -101,8 +105,10 @@ class StepFailed(HoldfastError):  # noqa: N818 - the glossary's word for it
     def __init__(
         self, error_type: str, error_message: str, *, step: str = "", retryable: bool = True
     ) -> None:
-        text = f"step {step}: {error_type}: {error_message}" if step else (
-            f"{error_type}: {error_message}"
+        text = (
+            f"step {step}: {error_type}: {error_message}"
+            if step
+            else (f"{error_type}: {error_message}")
         )
         super().__init__(text)
         self.error_type = error_type
@@ -159,11 +165,11 @@ class StoreError(HoldfastError):
     """The store did not do what it was asked."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError):  # noqa: N818 - it states a fact
     """The store cannot write now; nothing was written."""
 
 
-class StoreRefused(StoreError):
+class StoreRefused(StoreError):  # noqa: N818 - it states a fact
     """The file is not a store that this version can use."""
 
 
@@ -175,9 +181,13 @@ class Fenced(StoreError):  # noqa: N818 - the glossary's word for it
     """A later epoch owns the run; nothing was written."""
 
 
-class RunSuspended(BaseException):  # noqa: N818 - control flow, not an error
+class RunSuspended(BaseException):
     """The run leaves memory; its log has all that is needed to carry on."""
 
 
-class RunFenced(BaseException):  # noqa: N818 - control flow, not an error
+class RunFenced(BaseException):
     """The run's lease was lost; another worker carries it on."""
+
+
+class NonDurableWarning(UserWarning):
+    """A step or an agent was called outside a run: nothing of it is recorded."""

@@ -1,11 +1,13 @@
 """What holdfast asks of the world, as protocols; their contracts are in the docstrings.
 
-The store is the one that matters. Its single way to write a stream is ``append``: it checks epoch and length, and
-writes events, the run's row and the effects on other projections in one transaction, or nothing. Two exceptions
-say that nothing was written for a reason of the stream: ``Fenced`` (a later epoch owns the run) and ``Conflict`` (the
-stream has another length). ``StoreUnavailable`` says that nothing was written for a reason of the world.
+The store is the one that matters. Its single way to write a stream is ``append``: it checks epoch
+and length, and writes events, the run's row and the effects on other projections in one
+transaction, or nothing. Two exceptions say that nothing was written for a reason of the stream:
+``Fenced`` (a later epoch owns the run) and ``Conflict`` (the stream has another length).
+``StoreUnavailable`` says that nothing was written for a reason of the world.
 
-Two ways to extend holdfast stand here too: *middleware* around a step, and *followers* behind the writers.
+Two ways to extend holdfast stand here too: *middleware* around a step, and *followers* behind the
+writers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -25,15 +27,18 @@ __all__ = [
     "Message",
     "Middleware",
     "NewRun",
-    "Store",
     "StepCall",
+    "Store",
     "Transaction",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A value on its way to a run's inbox. ``(to, id)`` is unique for ever: a second delivery changes nothing."""
+    """A value on its way to a run's inbox.
+
+    ``(to, id)`` is unique for ever: a second delivery changes nothing.
+    """
 
     to: str
     id: str
@@ -48,7 +53,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class InboxMessage:
-    """An unread message and its number: arrival order over the whole store, so rising within an inbox."""
+    """An unread message and its number.
+
+    Arrival order over the whole store, so rising within an inbox.
+    """
 
     n: int
     message: Message
@@ -56,7 +64,10 @@ class InboxMessage:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to create: its first events (``run.created`` and perhaps more) and the row they fold to."""
+    """A run to create.
+
+    Its first events (``run.created`` and perhaps more) and the row they fold to.
+    """
 
     row: RunRow
     events: Sequence[Event]
@@ -66,10 +77,11 @@ class NewRun:
 class Append:
     """One atomic change of one run.
 
-    ``events`` continue the stream at ``expected_seq + 1`` and ``row`` is what the stream folds to after them.
-    ``deliver``, ``create`` and ``consume`` happen in the same transaction. ``release`` gives up the lease; with it,
-    ``seen`` is the largest inbox number the run has looked at: should a larger one have arrived meanwhile, the
-    run becomes claimable at once, so that no wake-up is lost.
+    ``events`` continue the stream at ``expected_seq + 1`` and ``row`` is what the stream folds to
+    after them. ``deliver``, ``create`` and ``consume`` happen in the same transaction. ``release``
+    gives up the lease; with it, ``seen`` is the largest inbox number the run has looked at: should
+    a larger one have arrived meanwhile, the run becomes claimable at once, so that no wake-up is
+    lost.
     """
 
     run: str
@@ -96,7 +108,9 @@ class Claim:
 class Transaction(Protocol):
     """The log's own transaction, as a ``transactional`` body sees it."""
 
-    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+    def execute(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
         """Run one statement on the user's own tables and return its rows.
 
         Raises:
@@ -108,26 +122,29 @@ class Transaction(Protocol):
 class Store(Protocol):
     """Streams, their projections and their leases, durable together.
 
-    A run may be claimed when nobody holds its lease and it is *ready*: it is ``pending`` or ``running``, or its
-    ``wake_at`` is due, or its inbox holds a message newer than what it had ``seen`` when it was released. A run that
-    has ended is never claimed. Times are µs since the epoch of Unix, given by the caller (a store with a clock of its
-    own may use that one instead). What an awaited call has returned is durable.
+    A run may be claimed when nobody holds its lease and it is *ready*: it is ``pending`` or
+    ``running``, or its ``wake_at`` is due, or its inbox holds a message newer than what it had
+    ``seen`` when it was released. A run that has ended is never claimed. Times are µs since the
+    epoch of Unix, given by the caller (a store with a clock of its own may use that one instead).
+    What an awaited call has returned is durable.
     """
 
     url: str
     """How a command line names this store, such as ``sqlite:///…/holdfast.db``."""
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
-        """Create a run at epoch 0, claimable at once, and deliver messages; False when the id is taken.
+        """Create a run at epoch 0, claimable at once, and deliver messages.
 
-        The messages are delivered in either case, unless their id is known.
+        Returns False when the id is taken. The messages are delivered in either case, unless
+        their id is known.
         """
         ...
 
     async def append(self, change: Append) -> None:
         """Apply one change; returns when it is durable. Appends of many runs may share a commit.
 
-        Changes of one run take effect in the order of the calls; when one fails, so do those behind it.
+        Changes of one run take effect in the order of the calls; when one fails, so do those behind
+        it.
 
         Raises:
             Fenced: the run's epoch is larger than the change's.
@@ -139,10 +156,10 @@ class Store(Protocol):
     async def transact(
         self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
     ) -> None:
-        """Run ``body`` inside a transaction of its own and apply the change that it returns, both or neither.
+        """Run ``body`` in a transaction and apply the change it returns, both or neither.
 
-        The epoch and length are checked before ``body`` runs. Whatever ``body`` raises undoes its statements and is
-        raised here. ``body`` runs in whichever thread the store writes in.
+        The epoch and length are checked before ``body`` runs. Whatever ``body`` raises undoes its
+        statements and is raised here. ``body`` runs in whichever thread the store writes in.
 
         Raises:
             Fenced, Conflict, StoreUnavailable: as ``append`` does.
@@ -150,36 +167,52 @@ class Store(Protocol):
         ...
 
     async def deliver(self, messages: Sequence[Message]) -> list[bool]:
-        """Put messages from the outside into inboxes; False for each whose id the inbox has already seen."""
+        """Put messages from the outside into inboxes.
+
+        False for each whose id the inbox has already seen.
+        """
         ...
 
     async def claim(
-        self, worker: str, *, now: int, lease_us: int, agents: Sequence[str], limit: int, run: str = ""
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_us: int,
+        agents: Sequence[str],
+        limit: int,
+        run: str = "",
     ) -> list[Claim]:
         """Lease up to ``limit`` ready runs of these agents (URIs), those ready the longest first.
 
-        Frees the runs of workers whose lease has run out, renews this worker's, and raises each claimed run's epoch
-        by one. With ``run``, only that run is considered, and it need not be ready: any run that has not ended and
-        that nobody holds will do.
+        Frees the runs of workers whose lease has run out, renews this worker's, and raises each
+        claimed run's epoch by one. With ``run``, only that run is considered, and it need not be
+        ready: any run that has not ended and that nobody holds will do.
         """
         ...
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
-        """Extend all leases of a worker; False when they had run out, and then the worker owns nothing."""
+        """Extend all leases of a worker.
+
+        False when they had run out, and then the worker owns nothing.
+        """
         ...
 
     async def release(self, worker: str) -> None:
-        """Give up all leases of a worker, those of runs that were not released one by one included."""
+        """Give up all leases of a worker that have not been released one by one."""
         ...
 
-    async def read(self, run: str, *, after: int = 0, until: int = 0, limit: int = 0) -> list[Event]:
-        """Return a run's events with ``after < seq`` (``<= until`` unless 0), payloads included, in order."""
+    async def read(
+        self, run: str, *, after: int = 0, until: int = 0, limit: int = 0
+    ) -> list[Event]:
+        """Return a run's events with ``after < seq`` (``<= until`` unless 0), in order."""
         ...
 
     async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
-        """Return (position, event) pairs of the whole log with a position larger than ``after``, in order.
+        """Return (position, event) pairs of the whole log behind position ``after``, in order.
 
-        A reader that continues after the last position it saw misses nothing and sees nothing twice.
+        A reader that continues after the last position it saw misses nothing and sees nothing
+        twice.
         """
         ...
 
@@ -208,7 +241,10 @@ class Store(Protocol):
         ...
 
     async def changed(self, timeout_s: float) -> None:
-        """Return when something may have changed since the last call, or after ``timeout_s``. A hint only."""
+        """Return when something may have changed since the last call, or after ``timeout_s``.
+
+        A hint only.
+        """
         ...
 
     async def close(self) -> None:
@@ -248,10 +284,11 @@ class StepCall:
 
 
 Middleware = Callable[[StepCall, Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""``async def middleware(call, proceed)``: stands around a step's body, in the order given to the App, first outermost.
+"""``async def middleware(call, proceed)``: stands around a step's body, in the order given to the
+App, first outermost.
 
-It may look at the call, delay it, raise instead of calling ``proceed()`` (``NotDone`` when nothing has happened) or
-watch what comes back. It runs only where the body runs, never on replay.
+It may look at the call, delay it, raise instead of calling ``proceed()`` (``NotDone`` when nothing
+has happened) or watch what comes back. It runs only where the body runs, never on replay.
 """
 
 
@@ -261,5 +298,8 @@ class Follower(Protocol):
     name: str
 
     async def follow(self, events: AsyncIterator[tuple[int, Event]]) -> None:
-        """Consume (position, event) pairs, in order; keep the position with what is built, so as to resume."""
+        """Consume (position, event) pairs, in order.
+
+        Keep the position with what is built, so as to resume.
+        """
         ...

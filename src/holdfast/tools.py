@@ -1,28 +1,24 @@
 """``@step`` and ``@tool`` describe a function; a call inside a run asks the machine for it.
 
-The decorated function stays what it was: outside a run it is called as it stands (with one warning, since nothing
-is recorded then), inside the body of another step it is plain code. Inside a run its arguments are encoded, the
-machine issues a step, and the caller gets the decoded outcome.
+The decorated function stays what it was: outside a run it is called as it stands (with one warning,
+since nothing is recorded then), inside the body of another step it is plain code. Inside a run its
+arguments are encoded, the machine issues a step, and the caller gets the decoded outcome.
 """
 
 import functools
-import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar, cast, overload
 
+from holdfast.core.calls import Call
 from holdfast.core.machine import Machine, current_or_none
 from holdfast.core.retry import Retry
-from holdfast.core.specs import EFFECT_RETRY, READ_RETRY, Effect, StepSpec, spec_of
+from holdfast.core.specs import EFFECT_RETRY, READ_RETRY, Effect, StepSpec, spec_of, tool_spec
 from holdfast.errors import CodecError, StepFailed, UsageError
-from holdfast.runtime.context import STEP
+from holdfast.runtime.context import warn_outside_run
 
-__all__ = ["NonDurableWarning", "call", "schemas", "step", "tool"]
+__all__ = ["call", "schemas", "step", "tool"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class NonDurableWarning(UserWarning):
-    """A step ran outside a run: nothing of it is recorded."""
 
 
 @overload
@@ -40,10 +36,12 @@ def step(
 def step(fn: Any = None, /, **options: Any) -> Any:
     """Make a function a step: its outcome is recorded once and given again on replay.
 
-    Use it for what is not pure computation. Unless told otherwise a step is ``read``: harmless to repeat.
+    Use it for what is not pure computation. Unless told otherwise a step is ``read``: harmless to
+    repeat.
 
     Args:
-        fn: An async or sync function, or an async generator (a ``read`` whose parts are recorded one by one).
+        fn: An async or sync function, or an async generator (a ``read`` whose parts are recorded
+        one by one).
         options: As for ``tool``.
     """
     options.setdefault("effect", "read")
@@ -67,13 +65,14 @@ def tool(fn: Any = None, /, **options: Any) -> Any:
 
     Args:
         fn: An async or sync function; its annotations and docstring describe it to models.
-        options: ``effect``: what may happen twice: ``read`` (anything), ``idempotent`` (the deed under one
-            ``hf.idempotency_key()``), ``transactional`` (nothing: the body uses ``hf.transaction()``), or
-            ``once``, the default (nothing: after a crash without an outcome the step is in doubt).
-            ``reconcile``: takes the tool's own arguments and returns the outcome, ``hf.NOT_DONE`` or ``hf.UNKNOWN``.
-            ``compensate``: takes the tool's own arguments, and ``outcome`` if it has such a parameter; called, the
-            latest first, when the run fails or is cancelled.
-            ``retry``: an ``hf.Retry``. ``timeout``: seconds for one attempt. ``name``: instead of the function's.
+        options: ``effect``: what may happen twice: ``read`` (anything), ``idempotent`` (the deed
+            under one ``hf.idempotency_key()``), ``transactional`` (nothing: the body uses
+            ``hf.transaction()``), or ``once``, the default (nothing: after a crash without an
+            outcome the step is in doubt). ``reconcile``: takes the tool's own arguments and returns
+            the outcome, ``hf.NOT_DONE`` or ``hf.UNKNOWN``. ``compensate``: takes the tool's own
+            arguments, and ``outcome`` if it has such a parameter; called, the latest first, when
+            the run fails or is cancelled. ``retry``: an ``hf.Retry``. ``timeout``: seconds for one
+            attempt. ``name``: instead of the function's.
 
     Raises:
         UsageError: the options contradict each other.
@@ -116,78 +115,78 @@ def _decorate(
 
 
 def _wrapper(spec: StepSpec) -> Any:
-    fn = spec.fn
     if spec.streams:
+        return _stream_wrapper(spec)
+    return _async_wrapper(spec) if spec.is_async else _sync_wrapper(spec)
 
-        @functools.wraps(fn)
-        async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            machine = _machine_for(spec)
-            if machine is None:
-                async for part in fn(*args, **kwargs):
-                    yield part
-                return
-            asked = machine.step(spec, spec.args.encode(spec.args.bind(args, kwargs)))
-            async for data in machine.parts(asked):
-                yield spec.result.decode(data)
 
-        return stream
+def _stream_wrapper(spec: StepSpec) -> Any:
+    @functools.wraps(spec.fn)
+    async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        machine = _machine_for(spec)
+        if machine is None:
+            async for part in spec.fn(*args, **kwargs):
+                yield part
+            return
+        async for data in machine.parts(_ask(machine, spec, args, kwargs)):
+            yield spec.result.decode(data)
 
-    if spec.is_async:
+    return stream
 
-        @functools.wraps(fn)
-        async def async_step(*args: Any, **kwargs: Any) -> Any:
-            machine = _machine_for(spec)
-            if machine is None:
-                return await fn(*args, **kwargs)
-            asked = machine.step(spec, spec.args.encode(spec.args.bind(args, kwargs)))
-            return spec.result.decode(await machine.outcome(asked))
 
-        return async_step
+def _async_wrapper(spec: StepSpec) -> Any:
+    @functools.wraps(spec.fn)
+    async def async_step(*args: Any, **kwargs: Any) -> Any:
+        machine = _machine_for(spec)
+        if machine is None:
+            return await spec.fn(*args, **kwargs)
+        return spec.result.decode(await machine.outcome(_ask(machine, spec, args, kwargs)))
 
-    @functools.wraps(fn)
+    return async_step
+
+
+def _sync_wrapper(spec: StepSpec) -> Any:
+    @functools.wraps(spec.fn)
     def sync_step(*args: Any, **kwargs: Any) -> Any:
         machine = _machine_for(spec)
         if machine is None:
-            return fn(*args, **kwargs)
-        asked = machine.step(spec, spec.args.encode(spec.args.bind(args, kwargs)))
-        return spec.result.decode(machine.wait(asked))
+            return spec.fn(*args, **kwargs)
+        return spec.result.decode(machine.wait(_ask(machine, spec, args, kwargs)))
 
     return sync_step
 
 
+def _ask(machine: Machine, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    return machine.step(spec, spec.args.encode(spec.args.bind(args, kwargs)))
+
+
 def _machine_for(spec: StepSpec) -> Machine | None:
     machine = current_or_none()
-    if machine is None and STEP.get() is None and spec.name not in _WARNED:
-        _WARNED.add(spec.name)
-        warnings.warn(
-            f"{spec.what} was called outside a run: it is executed, and nothing is recorded."
-            " Hint: call it in an agent.",
-            NonDurableWarning,
-            stacklevel=3,
-        )
+    if machine is None:
+        warn_outside_run(spec.what)
     return machine
 
 
-_WARNED: set[str] = set()
-
 _OUTCOME_LOST = frozenset({"CodecError", "PayloadTooLarge"})
-"""The deed was done and its result cannot be written: a model that was told so would do it again."""
+"""The deed was done and its result cannot be written: a model that was told so would do it
+again."""
 
 
 def schemas(*tools: Callable[..., Any]) -> list[dict[str, Any]]:
     """Describe tools in the OpenAI tool format.
 
-    In a run, the tools described become those that ``hf.call`` may call; without arguments, the agent's own.
+    In a run, the tools described become those that ``hf.call`` may call; without arguments, the
+    agent's own.
 
     Raises:
         UsageError: one of them is not a tool of holdfast's.
     """
     machine = current_or_none()
     if machine is not None:
-        machine.tools.update({_tool_spec(tool).name: tool for tool in tools})
+        machine.tools.update({tool_spec(tool).name: tool for tool in tools})
         tools = tools or tuple(machine.tools.values())
     described = []
-    for spec in map(_tool_spec, tools):
+    for spec in map(tool_spec, tools):
         function = {
             "name": spec.name,
             "description": spec.description,
@@ -197,23 +196,17 @@ def schemas(*tools: Callable[..., Any]) -> list[dict[str, Any]]:
     return described
 
 
-def _tool_spec(tool: Callable[..., Any]) -> StepSpec:
-    spec = spec_of(tool)
-    if not isinstance(spec, StepSpec):
-        raise UsageError(f"{tool!r} is not a tool. Hint: put @hf.tool above it.")
-    return spec
-
-
 def call(tool_call: Any, *tools: Callable[..., Any]) -> Coroutine[Any, Any, dict[str, Any]]:
     """Carry out a model's tool call and return the message that answers it.
 
-    The call never stays unanswered: wrong arguments, an unknown tool and a failure of which it is known that nothing
-    happened become an answer that begins with ``error:``. A deed whose outcome is unknown has no answer yet: the
-    run waits until there is one.
+    The call never stays unanswered: wrong arguments, an unknown tool and a failure of which it is
+    known that nothing happened become an answer that begins with ``error:``. A deed whose outcome
+    is unknown has no answer yet: the run waits until there is one.
 
     Args:
         tool_call: An item of ``message.tool_calls`` of the OpenAI client, or the same as a dict.
-        tools: The tools that may be called, besides the agent's own and those described by ``schemas`` in this run.
+        tools: The tools that may be called, besides the agent's own and those described by
+        ``schemas`` in this run.
 
     Returns:
         ``{"role": "tool", "tool_call_id": …, "content": …}``.
@@ -223,10 +216,11 @@ def call(tool_call: Any, *tools: Callable[..., Any]) -> Coroutine[Any, Any, dict
     """
     machine = current_or_none()
     known = dict(machine.tools) if machine is not None else {}
-    known.update({_tool_spec(tool).name: tool for tool in tools})
+    known.update({tool_spec(tool).name: tool for tool in tools})
     if not known:
         raise UsageError(
-            "hf.call knows no tools. Hint: @hf.agent(tools=[…]), hf.schemas(…) in the agent, or hf.call(tool_call, *tools)"
+            "hf.call knows no tools. Hint: @hf.agent(tools=[…]), hf.schemas(…) in the agent,"
+            " or hf.call(tool_call, *tools)"
         )
     data = tool_call if isinstance(tool_call, dict) else tool_call.model_dump()
     return _answer(data, known)
@@ -240,7 +234,7 @@ async def _answer(data: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]
 
     if name not in known:
         return message(f"error: there is no tool {name!r}; there are {', '.join(sorted(known))}")
-    spec = _tool_spec(known[name])
+    spec = tool_spec(known[name])
     try:
         bound = spec.args.decode(arguments)
     except CodecError as error:
@@ -254,16 +248,3 @@ async def _answer(data: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]
             raise
         return message(f"error: {error.error_type}: {error.error_message}")
     return message(value if isinstance(value, str) else spec.result.encode(value).decode())
-
-
-def tools_of(tools: Iterable[Callable[..., Any]]) -> tuple[Callable[..., Any], ...]:
-    """Check a list of tools and return it.
-
-    Raises:
-        UsageError: one is not a tool, or two have one name.
-    """
-    checked = tuple(tools)
-    names = [_tool_spec(tool).name for tool in checked]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two tools have one name: {', '.join(sorted(names))}")
-    return checked

@@ -787,7 +787,7 @@ def test_the_plain_loop_waits_for_a_busy_shop_without_asking_the_model(start, tm
 
 
 def test_faults_make_the_plain_loop_do_things_twice(start, tmp_path):
-    desk = NaiveDesk(start("shop"), start("model"), tmp_path, tickets.load_tickets(8))
+    desk = NaiveDesk(start("shop"), start("model"), tmp_path, tickets.load_tickets(4))
     desk.run()
     total = ledger.total(desk.rows())
     assert (total.done, total.missing, total.stray) == (total.wanted, 0, 0)

@@ -29,17 +29,17 @@ __all__ = ["REMEDIES", "Finding", "lint_source"]
 # or b, `*` any name, dotted or not, `**` calls as well, and `f()` what a call of `f` gives. The
 # first rule that fits counts. Rules without calls are found in the shape of the code.
 RULES: Mapping[str, str] = {
-    "wall-clock": """hf.now()
+    "wall-clock": """hf.now(), or hf.now().timestamp() for seconds
         time.{time,monotonic,perf_counter,process_time,localtime,gmtime,ctime}
         time.{time_ns,monotonic_ns,perf_counter_ns,process_time_ns}
         datetime.datetime.{now,utcnow,today} datetime.date.today""",
     "blocking-sleep": """await asyncio.sleep(...), a durable timer
         time.sleep""",
-    "randomness": """hf.random(), or random.Random(seed) made in the agent from a recorded seed
+    "randomness": """hf.random(), or a generator made in the agent: random.Random(hf.random())
         {random,secrets,numpy.random}.* os.{urandom,getrandom}""",
     "identifier": """hf.uuid()
         uuid.{uuid1,uuid4,uuid6,uuid7,getnode}""",
-    "network": """hf.http_client() or hf.async_http_client(), or make the call in a @hf.step
+    "network": """hf.http_client(), hf.async_http_client(), also as `http_client=`, or a @hf.step
         {requests,urllib.request,urllib3,http.client,socket,aiohttp,boto3}.*
         {httpx,httpx2}.{get,options,head,post,put,patch,delete,request,stream}
         {httpx,httpx2}.{Client,AsyncClient} anthropic.{Anthropic,AsyncAnthropic}

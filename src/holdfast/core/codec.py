@@ -1,8 +1,9 @@
-"""Typed values to JSON bytes and back; what cannot survive the trip fails here, with the path of the bad part.
+"""Typed values to JSON bytes and back; what cannot survive fails here, with the path to it.
 
-Values cross the log, objects do not: whoever asked for a value receives the *decoded* bytes, live as on replay.
-Annotations say what a value is, pydantic does the work (imported on first use: it is the heaviest import we
-have). Where an annotation says nothing (``Any``, none at all), only what JSON itself can tell apart passes.
+Values cross the log, objects do not: whoever asked for a value receives the *decoded* bytes, live
+as on replay. Annotations say what a value is, pydantic does the work (imported on first use: it is
+the heaviest import we have). Where an annotation says nothing (``Any``, none at all), only what
+JSON itself can tell apart passes.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ from holdfast.core.limits import PAYLOAD_BYTES_MAX
 from holdfast.errors import CodecError, PayloadTooLarge
 
 __all__ = ["ArgsCodec", "Codec", "annotations_of", "json_bytes", "path_text"]
+
+
+EXCERPT_CHARS = 80
 
 
 def json_bytes(value: Any) -> bytes:
@@ -59,9 +63,11 @@ def _changed_part(
     return path, value
 
 
-def _unencodable_part(value: Any, path: tuple[int | str, ...] = ()) -> tuple[tuple[int | str, ...], Any]:
+def _unencodable_part(
+    value: Any, path: tuple[int | str, ...] = ()
+) -> tuple[tuple[int | str, ...], Any]:
     """Return the path and value of the first part that pydantic cannot turn into JSON."""
-    from pydantic_core import PydanticSerializationError, to_json
+    from pydantic_core import PydanticSerializationError, to_json  # noqa: PLC0415 - heavy, on first use
 
     for name, part in _children(value):
         try:
@@ -95,10 +101,11 @@ class Codec:
         """Return the JSON bytes of a value.
 
         Raises:
-            CodecError: the value is not of the annotated type, or would come back as something else.
+            CodecError: the value is not of the annotated type, or would come back as something
+            else.
             PayloadTooLarge: over PAYLOAD_BYTES_MAX.
         """
-        from pydantic_core import PydanticSerializationError
+        from pydantic_core import PydanticSerializationError  # noqa: PLC0415 - heavy, on first use
 
         try:
             data: bytes = self._adapter.dump_json(value, warnings="error", by_alias=True)
@@ -106,13 +113,15 @@ class Codec:
             raise self._encode_error(value, error) from None
         if len(data) > PAYLOAD_BYTES_MAX:
             raise PayloadTooLarge(
-                f"{self.what} has {len(data)} bytes as JSON; at most {PAYLOAD_BYTES_MAX} are possible"
+                f"{self.what} has {len(data)} bytes as JSON; at most {PAYLOAD_BYTES_MAX} are"
+                " possible"
                 " (PAYLOAD_BYTES_MAX). Hint: keep large data elsewhere and pass a reference."
             )
         if self._open and (decoded := self.decode(data)) != value:
             path, part = _changed_part(value, decoded)
             raise CodecError(
-                f"{self.what}, {path_text(path)}: {part!r} ({type(part).__name__}) would come back from the"
+                f"{self.what}, {path_text(path)}: {part!r} ({type(part).__name__}) would come"
+                " back from the"
                 " log as something else. Hint: annotate its type.",
                 path=path_text(path),
             )
@@ -124,7 +133,7 @@ class Codec:
         Raises:
             CodecError: the bytes are not JSON or not of the annotated type; names the path.
         """
-        from pydantic_core import ValidationError
+        from pydantic_core import ValidationError  # noqa: PLC0415 - heavy, on first use
 
         try:
             return self._adapter.validate_json(data)
@@ -137,7 +146,7 @@ class Codec:
         return schema
 
     def _encode_error(self, value: Any, error: Exception) -> CodecError:
-        from pydantic_core import ValidationError
+        from pydantic_core import ValidationError  # noqa: PLC0415 - heavy, on first use
 
         try:
             self._adapter.validate_python(value, strict=True)
@@ -148,7 +157,8 @@ class Codec:
         path, part = _unencodable_part(value)
         return CodecError(
             f"{self.what}, {path_text(path)}: {type(part).__name__} cannot be written as JSON"
-            f" ({str(error).splitlines()[0]}). Hint: return plain data, a dataclass or a pydantic model.",
+            f" ({str(error).splitlines()[0]}). Hint: return plain data, a dataclass or a"
+            " pydantic model.",
             path=path_text(path),
         )
 
@@ -157,13 +167,17 @@ class Codec:
         path = path_text(tuple(first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         given = repr(first["input"])
-        given = given if len(given) <= 80 else given[:77] + "..."
+        given = given if len(given) <= EXCERPT_CHARS else given[:EXCERPT_CHARS] + "…"
         return CodecError(f"{self.what}, {path}: {first['msg']}, not {given}{more}", path=path)
 
 
 def _make_adapter(annotation: Any, what: str) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
-    from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+    from pydantic import ConfigDict, TypeAdapter  # noqa: PLC0415 - heavy, on first use
+    from pydantic.errors import (  # noqa: PLC0415 - heavy, on first use
+        PydanticSchemaGenerationError,
+        PydanticUndefinedAnnotation,
+        PydanticUserError,
+    )
 
     config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
     try:
@@ -203,11 +217,12 @@ class ArgsCodec:
     @property
     def _codec(self) -> Codec:
         if self._codec_made is None:
-            import typing_extensions  # pydantic's own; typing.TypedDict will not do before 3.12
+            import typing_extensions  # noqa: PLC0415 - heavy, on first use
 
             hints = annotations_of(self._fn, self._what)
             shape = {p.name: self._shape(p, hints.get(p.name, Any)) for p in self.parameters}
-            typed: Any = typing_extensions.TypedDict("Arguments", shape)  # type: ignore[operator]  # built at run time
+            make: Any = typing_extensions.TypedDict
+            typed = make("Arguments", shape)
             typed.__pydantic_config__ = {
                 "ser_json_bytes": "base64",
                 "val_json_bytes": "base64",
@@ -221,10 +236,9 @@ class ArgsCodec:
             hint = types.GenericAlias(list, hint)
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
             hint = types.GenericAlias(dict, (str, hint))
-        optional = (
-            parameter.default is not inspect.Parameter.empty
-            or parameter.kind
-            in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        optional = parameter.default is not inspect.Parameter.empty or parameter.kind in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
         )
         return typing.NotRequired[hint] if optional else hint
 
@@ -296,5 +310,6 @@ def annotations_of(fn: Callable[..., Any], what: str) -> dict[str, Any]:
         return typing.get_type_hints(fn, include_extras=True)
     except NameError as error:
         raise CodecError(
-            f"{what}: its annotations cannot be read: {error}. Hint: define the type at module level."
+            f"{what}: its annotations cannot be read: {error}. Hint: define the type at module"
+            " level."
         ) from None

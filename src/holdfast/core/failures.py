@@ -1,4 +1,4 @@
-"""Failures as data: what an exception becomes in the log, and what it is raised as, live and on replay alike."""
+"""Failures as data: what an exception becomes in the log, and what it is raised as again."""
 
 import json
 

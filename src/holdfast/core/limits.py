@@ -3,6 +3,8 @@
 A limit that is met names itself in the error. Sizes are in bytes, durations in seconds.
 """
 
+from holdfast.errors import UsageError
+
 __all__ = [
     "AGENT_NAME_CHARS_MAX",
     "LEAF_BYTES_MAX",
@@ -12,6 +14,7 @@ __all__ = [
     "SALT_BYTES",
     "STEP_NAME_CHARS_MAX",
     "TOPIC_CHARS_MAX",
+    "check_name",
 ]
 
 LEAF_BYTES_MAX = 65_535
@@ -27,7 +30,8 @@ STEP_NAME_CHARS_MAX = 300
 TOPIC_CHARS_MAX = 300
 MESSAGE_ID_CHARS_MAX = 512
 
-# The longest names together, as 4-byte characters escaped nowhere, must leave room for the rest of a leaf.
+# The longest names together, as 4-byte characters escaped nowhere, must leave room for the rest
+# of a leaf.
 _NAMES_CHARS_MAX = (
     2 * RUN_ID_CHARS_MAX
     + AGENT_NAME_CHARS_MAX
@@ -37,3 +41,17 @@ _NAMES_CHARS_MAX = (
 )
 assert _NAMES_CHARS_MAX * 6 + 2_048 <= LEAF_BYTES_MAX
 assert PAYLOAD_BYTES_MAX < 2**31
+
+
+def check_name(what: str, value: str, most: int, *, empty: bool = False) -> None:
+    """Check an id or a topic given by a user.
+
+    Raises:
+        UsageError: it is empty, too long, reserved or not printable.
+    """
+    if not isinstance(value, str) or not (empty or value) or len(value) > most:
+        raise UsageError(f"{what} {value!r}: expected 1 to {most} characters")
+    if value.startswith("$") or not value.isprintable():
+        raise UsageError(
+            f"{what} {value!r}: it may not begin with '$' or hold unprintable characters"
+        )

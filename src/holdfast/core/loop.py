@@ -1,16 +1,18 @@
 """The deterministic asyncio loop that a turn runs on.
 
-It has a ready queue, strictly first in, first out; a clock that stands still until somebody sets it; timers that are
-numbered in the order they were set and fire only when told to; and no I/O whatsoever. So what runs on it
-depends on nothing but the order in which futures are resolved and timers fired, which is the order of the log.
+It has a ready queue, strictly first in, first out; a clock that stands still until somebody sets
+it; timers that are numbered in the order they were set and fire only when told to; and no I/O
+whatsoever. So what runs on it depends on nothing but the order in which futures are resolved and
+timers fired, which is the order of the log.
 
-It never runs by itself: ``run_ready`` executes callbacks until none is left, from a plain callback of the host loop
-(inside a host task, asyncio would take the inner tasks for nested ones).
+It never runs by itself: ``run_ready`` executes callbacks until none is left, from a plain callback
+of the host loop (inside a host task, asyncio would take the inner tasks for nested ones).
 """
 
 import asyncio
 import contextvars
 import heapq
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -18,10 +20,14 @@ from typing import Any, NoReturn
 
 from holdfast.errors import IoOutsideStep, UsageError
 
-__all__ = ["CALLBACKS_MAX", "TurnLoop"]
+__all__ = ["CALLBACKS_MAX", "TurnLoop", "running"]
 
 CALLBACKS_MAX = 200_000
 """How many callbacks run without waiting for anything before the turn counts as spinning."""
+
+
+_Loop: Any = asyncio.AbstractEventLoop
+# Any, since its stubs differ between versions of Python, and 29 of its methods are set below.
 
 
 class _Timer(asyncio.TimerHandle):
@@ -31,12 +37,16 @@ class _Timer(asyncio.TimerHandle):
 
 
 class _Task(asyncio.Task[Any]):
-    """A task whose hash is its number, so that ``asyncio.wait``'s sets iterate alike in every process."""
+    """A task whose hash is its number: the sets of ``asyncio.wait`` iterate alike everywhere."""
 
     number = 0
 
     def __hash__(self) -> int:
         return self.number
+
+    def drop(self) -> None:
+        """Expect to be forgotten while pending."""
+        self._log_destroy_pending = False
 
 
 class _Future(asyncio.Future[Any]):
@@ -48,7 +58,7 @@ class _Future(asyncio.Future[Any]):
         return self.number
 
 
-class TurnLoop(asyncio.AbstractEventLoop):
+class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
     """An asyncio loop without a world. All times are seconds since the epoch of Unix."""
 
     def __init__(self) -> None:
@@ -75,14 +85,17 @@ class TurnLoop(asyncio.AbstractEventLoop):
         self._time = max(self._time, seconds)
 
     def run_ready(self) -> bool:
-        """Run callbacks, first in, first out, until none is ready; False when CALLBACKS_MAX were not enough."""
+        """Run callbacks, first in, first out, until none is ready.
+
+        False when CALLBACKS_MAX were not enough.
+        """
         ready = self._ready
         for _ in range(CALLBACKS_MAX):
             if not ready:
                 return True
             handle = ready.popleft()
             if not handle.cancelled():
-                handle._run()  # type: ignore[attr-defined]  # what asyncio's own loops call
+                handle._run()  # noqa: SLF001 - what asyncio's own loops call
         return False
 
     def next_timer(self) -> tuple[float, int] | None:
@@ -108,20 +121,29 @@ class TurnLoop(asyncio.AbstractEventLoop):
         return self._timers[number].cause
 
     def hooks(self) -> Any:
-        """Return asyncgen hooks that keep generators until the turn ends; collection order is not ours to know."""
+        """Return asyncgen hooks that keep generators until the turn ends.
+
+        Collection order is not ours to know.
+        """
         return self._asyncgens.append, lambda _generator: None
 
     # What asyncio calls
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         if threading.get_ident() != self._thread:
             raise IoOutsideStep(
@@ -170,9 +192,7 @@ class TurnLoop(asyncio.AbstractEventLoop):
         future.number = self._numbered
         return future
 
-    def create_task(  # type: ignore[override]  # the stubs differ between versions of Python
-        self, coro: Coroutine[Any, Any, Any], **kwargs: Any
-    ) -> asyncio.Task[Any]:
+    def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:
         task = _Task(coro, loop=self, **kwargs)
         self._numbered += 1
         task.number = self._numbered
@@ -182,8 +202,8 @@ class TurnLoop(asyncio.AbstractEventLoop):
             self._tasks_prune = 2 * len(self._tasks) + 64
         return task
 
-    def run_in_executor(  # type: ignore[override]  # returns a finished future rather than an awaitable
-        self, executor: Any, func: Callable[..., Any], *args: Any
+    def run_in_executor(
+        self, _executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         future = self.create_future()
         try:
@@ -229,30 +249,80 @@ class TurnLoop(asyncio.AbstractEventLoop):
         pass
 
 
+class running:  # noqa: N801 - used as a function
+    """Makes a turn's loop the running one of this thread, for the length of a with block."""
+
+    __slots__ = ("_before", "_hooks", "_loop")
+
+    def __init__(self, loop: TurnLoop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._before = asyncio._get_running_loop()  # noqa: SLF001 - asyncio's own, for loops
+        self._hooks = sys.get_asyncgen_hooks()
+        first, last = self._loop.hooks()
+        sys.set_asyncgen_hooks(first, last)
+        asyncio._set_running_loop(self._loop)  # noqa: SLF001 - asyncio's own, for loops
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._before)  # noqa: SLF001 - asyncio's own, for loops
+        sys.set_asyncgen_hooks(*self._hooks)
+
+
 def _refuse(name: str) -> Callable[..., NoReturn]:
-    def refuse(self: TurnLoop, *args: Any, **kwargs: Any) -> NoReturn:
+    def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
         raise IoOutsideStep(
-            f"code in a turn called loop.{name}(): a turn has no sockets, files, processes or signals."
-            " Hint: do it in a function under @hf.step or @hf.tool; for HTTP use hf.async_http_client()."
+            f"code in a turn called loop.{name}(): a turn has no sockets, files, processes or"
+            " signals."
+            " Hint: do it in a function under @hf.step or @hf.tool; for HTTP use"
+            " hf.async_http_client()."
         )
 
     return refuse
 
 
 def _refuse_nesting(name: str) -> Callable[..., NoReturn]:
-    def refuse(self: TurnLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UsageError(f"code in a turn called loop.{name}(): the turn's loop is driven by its log. Hint: await.")
+    def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise UsageError(
+            f"code in a turn called loop.{name}(): the turn's loop is driven by its log. Hint:"
+            " await."
+        )
 
     return refuse
 
 
-_IO = """
-    create_connection create_server create_unix_connection create_unix_server create_datagram_endpoint start_tls
-    connect_accepted_socket sendfile connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec
-    add_reader remove_reader add_writer remove_writer sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into
-    sock_sendall sock_sendto sock_connect sock_accept sock_sendfile add_signal_handler remove_signal_handler
-    getaddrinfo getnameinfo set_default_executor
-""".split()
+_IO = (
+    "create_connection",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "create_datagram_endpoint",
+    "start_tls",
+    "connect_accepted_socket",
+    "sendfile",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "subprocess_shell",
+    "subprocess_exec",
+    "add_reader",
+    "remove_reader",
+    "add_writer",
+    "remove_writer",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendto",
+    "sock_connect",
+    "sock_accept",
+    "sock_sendfile",
+    "add_signal_handler",
+    "remove_signal_handler",
+    "getaddrinfo",
+    "getnameinfo",
+    "set_default_executor",
+)
 for _name in _IO:
     setattr(TurnLoop, _name, _refuse(_name))
 for _name in ("run_forever", "run_until_complete", "stop", "set_task_factory", "set_debug"):

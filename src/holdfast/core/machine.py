@@ -1,34 +1,39 @@
 """A turn as a state machine: ``feed`` an event, get the commands that the agent issues in answer.
 
-The machine holds the agent's coroutine and runs it on a loop of its own until it waits for something that only
-an event can bring. It never reads, writes or sends. Live and on replay it does the same: live, the events come as
-they are written; on replay, as they stand in the log. The order of duties of whoever drives it:
+The machine holds the agent's coroutine and runs it on a loop of its own until it waits for
+something that only an event can bring. It never reads, writes or sends. Live and on replay it does
+the same: live, the events come as they are written; on replay, as they stand in the log. The order
+of duties of whoever drives it:
 
-1. ``feed(input)`` returns commands. Append one note per command, in order, right behind the input, and feed each
-   note too, before the next input.
-2. Nothing a command asks for may leave the process before its note is durable; a ``read`` may start at once.
+1. ``feed(input)`` returns commands. Append one note per command, in order, right behind the input,
+   and feed each note too, before the next input.
+2. Nothing a command asks for may leave the process before its note is durable; a ``read`` may start
+at once.
 3. Append each outcome as an input and feed it.
 
-Recovery is 1 to 3 with the recorded events first: what is then still in ``calls`` is the pending work.
+Recovery is 1 to 3 with the recorded events first: what is then still in ``calls`` is the pending
+work.
 
-A note that is not the next command, or an input while commands are unrecorded, is a *divergence*: the code asks for
-something else than the log holds. It is raised before anything new can happen.
+A note that is not the next command, or an input while commands are unrecorded, is a *divergence*:
+the code asks for something else than the log holds. It is raised before anything new can happen.
 
-Sync code is run in a greenlet, so that a sync step can wait for its outcome in the middle of a callback.
+Sync code is run in a greenlet, so that a sync step can wait for its outcome in the middle of a
+callback.
 """
 
 import asyncio
+import contextlib
 import contextvars
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 import greenlet
 
 from holdfast.core import events as ev
-from holdfast.core.failures import failure_bytes, failure_error
-from holdfast.core.loop import TurnLoop
+from holdfast.core.calls import Call, Command, describe, excerpt
+from holdfast.core.failures import failure_bytes
+from holdfast.core.loop import TurnLoop, running
 from holdfast.core.specs import AgentSpec, StepSpec, spec_of
 from holdfast.errors import Diverged, HoldfastError, NotInRun, RunSuspended, UsageError
 
@@ -36,7 +41,9 @@ __all__ = ["CANCEL_TOPIC", "Call", "Command", "Machine", "current", "current_or_
 
 CANCEL_TOPIC = "$cancel"
 
-_CURRENT: contextvars.ContextVar["Machine | None"] = contextvars.ContextVar("holdfast_turn", default=None)
+_CURRENT: contextvars.ContextVar["Machine | None"] = contextvars.ContextVar(
+    "holdfast_turn", default=None
+)
 
 
 def current(what: str = "") -> "Machine":
@@ -47,52 +54,16 @@ def current(what: str = "") -> "Machine":
     """
     machine = _CURRENT.get()
     if machine is None:
-        raise NotInRun(f"{what} was called outside a run. Hint: call it in an agent started by hf.run or an App.")
+        raise NotInRun(
+            f"{what} was called outside a run. Hint: call it in an agent started by hf.run or"
+            " an App."
+        )
     return machine
 
 
 def current_or_none() -> "Machine | None":
     """Return the machine of the turn this code runs in, if any."""
     return _CURRENT.get()
-
-
-class Call:
-    """Something the agent waits for: a step's outcome, a message, a child's end."""
-
-    __slots__ = (
-        "abandoned", "args", "effect", "error", "key", "kind", "parts", "spec", "topic", "value", "waiter",
-    )  # fmt: skip
-
-    def __init__(self, key: str, kind: str, effect: str = "read") -> None:
-        self.key = key
-        self.kind = kind
-        """``step``, ``message`` or ``child``."""
-        self.effect = effect
-        self.spec: StepSpec | None = None
-        self.args = b""
-        self.topic = ""
-        self.value: bytes | None = None
-        self.error: bytes | None = None
-        self.parts: deque[bytes] = deque()
-        self.waiter: asyncio.Future[None] | None = None
-        self.abandoned = False
-
-    @property
-    def done(self) -> bool:
-        return self.value is not None or self.error is not None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-
-class Command(NamedTuple):
-    """What the machine asks of the world: the note to append, and the call behind it, if it waits for one."""
-
-    body: ev.Body
-    payload: bytes | None
-    cause: int
-    call: Call | None = None
 
 
 class Machine:
@@ -182,15 +153,15 @@ class Machine:
         """Let go of the coroutines: they are unwound and can ask for nothing more."""
         self._closed = True
         self._replaying = True
-        with _loop_running(self.loop):
+        with running(self.loop):
             if self._blocked_on is not None:
                 self._blocked_on = None
                 _swallow(self._greenlet.throw, RunSuspended())
             for task in self.loop.tasks():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is dropped on purpose
-                coroutine = task.get_coro()
-                _swallow(coroutine.throw, RunSuspended())  # type: ignore[union-attr]  # it is a coroutine
-                _swallow(coroutine.close)  # type: ignore[union-attr]  # it is a coroutine
+                task.drop()
+                coroutine: Any = task.get_coro()
+                _swallow(coroutine.throw, RunSuspended())
+                _swallow(coroutine.close)
         self.loop.close()
         if self._greenlet:
             _swallow(self._greenlet.throw)
@@ -202,8 +173,10 @@ class Machine:
 
     # Asked by the agent's code
 
-    def step(self, spec: StepSpec, args: bytes, *, name: str = "", key: str = "", effect: str = "") -> Call:
-        """Ask for a step and return the call, to be awaited by ``outcome``, ``parts`` or ``wait``."""
+    def step(
+        self, spec: StepSpec, args: bytes, *, name: str = "", key: str = "", effect: str = ""
+    ) -> Call:
+        """Ask for a step and return the call, for ``outcome``, ``parts`` or ``wait``."""
         call = Call(key or self._next_key(name or spec.name), "step", effect or spec.effect)
         call.spec, call.args = spec, args
         self._issue(ev.StepStarted(call.key, call.effect), args, call)
@@ -244,7 +217,10 @@ class Machine:
         self._issue(ev.StreamEmitted(self._emitted), payload)
 
     def version_guard(self, name: str) -> bool:
-        """Tell whether the new code behind a guard runs: not in a turn that had passed this place before."""
+        """Tell whether the new code behind a guard runs.
+
+        Not in a turn that had passed this place before.
+        """
         if name not in self._guards:
             self._guards[name] = name in self._marks or not self._replaying
             if self._guards[name]:
@@ -259,8 +235,9 @@ class Machine:
     async def outcome(self, call: Call) -> bytes:
         """Wait for a call's value.
 
-        A wait for a ``read`` may be cancelled; then nobody wants it any more. The outcome of an effect is always
-        waited for: to be told "timed out" of a deed that was done makes models do it twice.
+        A wait for a ``read`` may be cancelled; then nobody wants it any more. The outcome of an
+        effect is always waited for: to be told "timed out" of a deed that was done makes models do
+        it twice.
 
         Raises:
             StepFailed: the recorded failure.
@@ -276,12 +253,12 @@ class Machine:
                 cancelled = error
         if cancelled is not None and self.cancelling and not self._cleaning_up:
             raise cancelled
-        return _value(call)
+        return call.result()
 
     async def parts(self, call: Call) -> AsyncIterator[bytes]:
-        """Wait for a streaming call's parts, one by one; the outcome's failure, if any, is raised behind them.
+        """Wait for a streaming call's parts, one by one.
 
-        Leaving early abandons the call.
+        The outcome's failure, if any, is raised behind them. Leaving early abandons the call.
         """
         try:
             while call.parts or not call.done:
@@ -292,7 +269,7 @@ class Machine:
         finally:
             if not call.done:
                 self._abandon(call)
-        _value(call)
+        call.result()
 
     def wait(self, call: Call) -> bytes:
         """Wait for a call's value in sync code; the whole turn waits.
@@ -303,7 +280,7 @@ class Machine:
         """
         while not call.done:
             self._block_on(call)
-        return _value(call)
+        return call.result()
 
     def wait_parts(self, call: Call) -> Iterator[bytes]:
         """Wait for a streaming call's parts in sync code, as ``parts`` does in async code."""
@@ -316,12 +293,13 @@ class Machine:
         finally:
             if not call.done:
                 self._abandon(call)
-        _value(call)
+        call.result()
 
     def _block_on(self, call: Call) -> None:
         if greenlet.getcurrent() is not self._greenlet:
             raise UsageError(
-                f"{call.key} was called in a thread of its own inside a turn. Hint: call it in the agent itself."
+                f"{call.key} was called in a thread of its own inside a turn. Hint: call it in"
+                " the agent itself."
             )
         if self.cancelling and call.effect == "read" and not self._cleaning_up:
             self._abandon(call)
@@ -344,23 +322,8 @@ class Machine:
                 call = self._call(event, body.key)
                 call.parts.append(event.payload or b"null")
                 call.wake()
-            case ev.StepFinished() | ev.MessageReceived():
-                call = self.calls.pop(self._call(event, body.key).key)
-                call.value = event.payload or b"null"
-                if call.spec is not None and call.spec.compensate is not None:
-                    self._undo.append(call)
-                call.wake()
-            case ev.StepFailed():
-                call = self.calls.pop(self._call(event, body.key).key)
-                call.error = event.payload or b"null"
-                call.wake()
-            case ev.ChildFinished():
-                call = self.calls.pop(self._call(event, body.key).key)
-                if body.ok:
-                    call.value = event.payload or b"null"
-                else:
-                    call.error = event.payload or b"null"
-                call.wake()
+            case ev.StepFinished() | ev.StepFailed() | ev.MessageReceived() | ev.ChildFinished():
+                self._end_call(event, body)
             case ev.TimerFired():
                 if not self.loop.fire(body.timer):
                     self._diverge(event, None)
@@ -370,6 +333,23 @@ class Machine:
                     self._main.cancel()
             case _:
                 raise AssertionError(f"not an input: {body}")
+
+    def _end_call(
+        self,
+        event: ev.Event,
+        body: ev.StepFinished | ev.StepFailed | ev.MessageReceived | ev.ChildFinished,
+    ) -> None:
+        call = self.calls.pop(self._call(event, body.key).key)
+        failed = isinstance(body, ev.StepFailed) or (
+            isinstance(body, ev.ChildFinished) and not body.ok
+        )
+        if failed:
+            call.error = event.payload or b"null"
+        else:
+            call.value = event.payload or b"null"
+            if call.spec is not None and call.spec.compensate is not None:
+                self._undo.append(call)
+        call.wake()
 
     def _call(self, event: ev.Event, key: str) -> Call:
         call = self.calls.get(key)
@@ -388,15 +368,17 @@ class Machine:
             self._diverge(event, command)
         self.issued.popleft()
 
-    def _diverge(self, event: ev.Event, command: Command | None) -> Any:
+    def _diverge(self, event: ev.Event, command: Command | None) -> NoReturn:
         recorded = describe(event.body)
         requested = describe(command.body) if command else "nothing more here"
         if command and recorded == requested:
-            recorded += f" with {_excerpt(event.payload)}"
-            requested += f" with {_excerpt(command.payload)}"
+            recorded += f" with {excerpt(event.payload)}"
+            requested += f" with {excerpt(command.payload)}"
         raise Diverged(
-            f"run {self.run!r} event {event.seq}: the stream holds {recorded}, the agent asked for {requested}."
-            " Hint: guard the new path with hf.version_guard, or accept the change by holdfast accept.",
+            f"run {self.run!r} event {event.seq}: the stream holds {recorded}, the agent asked"
+            f" for {requested}."
+            " Hint: guard the new path with hf.version_guard, or accept the change by holdfast"
+            " accept.",
             seq=event.seq,
             recorded=recorded,
             requested=requested,
@@ -437,7 +419,7 @@ class Machine:
             body: ev.Body = (
                 ev.TurnFinished(self.turn) if self.agent.has_state else ev.RunSucceeded()
             )
-        except BaseException as error:  # noqa: BLE001 - whatever an agent raises ends its turn, on record
+        except BaseException as error:
             if self._closed:
                 raise
             cancelled = self.cancelling and isinstance(error, asyncio.CancelledError)
@@ -476,7 +458,10 @@ class Machine:
             await asyncio.wait(others)
 
     async def _compensate(self) -> None:
-        """Undo what was done, the latest first; an undo that fails for good does not keep the others from theirs."""
+        """Undo what was done, the latest first.
+
+        An undo that fails for good does not keep the others from theirs.
+        """
         while self._undo:
             call = self._undo.pop()
             assert call.spec is not None
@@ -495,7 +480,7 @@ class Machine:
                 continue
 
     def _run_until_blocked(self, event: ev.Event) -> None:
-        with _loop_running(self.loop):
+        with running(self.loop):
             self._greenlet.switch()
         if self.ended or self.issued:
             return
@@ -519,58 +504,6 @@ class Machine:
         self._greenlet.parent.switch()
 
 
-class _loop_running:  # noqa: N801 - used as a function
-    """Makes a turn's loop the running one of this thread, for the length of a with block."""
-
-    __slots__ = ("_before", "_hooks", "_loop")
-
-    def __init__(self, loop: TurnLoop) -> None:
-        self._loop = loop
-
-    def __enter__(self) -> None:
-        self._before = asyncio._get_running_loop()
-        self._hooks = sys.get_asyncgen_hooks()
-        first, last = self._loop.hooks()
-        sys.set_asyncgen_hooks(first, last)
-        asyncio._set_running_loop(self._loop)
-
-    def __exit__(self, *_: object) -> None:
-        asyncio._set_running_loop(self._before)
-        sys.set_asyncgen_hooks(*self._hooks)
-
-
-def describe(body: ev.Body) -> str:
-    """Return a body as one readable phrase, such as ``step.started refund#1 (once)``."""
-    match body:
-        case ev.StepStarted():
-            return f"{body.type} {body.key} ({body.effect})"
-        case ev.MessageSent():
-            return f"{body.type} {body.key} to {body.to!r}"
-        case ev.ChildStarted():
-            return f"{body.type} {body.key} ({body.agent_called})"
-        case ev.VersionMarked():
-            return f"{body.type} {body.name!r}"
-        case ev.TimerFired():
-            return f"{body.type} {body.timer}"
-        case _:
-            key = getattr(body, "key", "")
-            return f"{body.type} {key}".rstrip()
-
-
-def _excerpt(payload: bytes | None) -> str:
-    text = (payload or b"nothing").decode("utf-8", "replace")
-    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
-
-
-def _value(call: Call) -> bytes:
-    if call.error is not None:
-        raise failure_error(call.error, call.key)
-    assert call.value is not None
-    return call.value
-
-
 def _swallow(function: Callable[..., Any], *args: Any) -> None:
-    try:
+    with contextlib.suppress(BaseException):  # what an unwinding coroutine raises is of no use
         function(*args)
-    except BaseException:  # noqa: BLE001, S110 - what an unwinding coroutine raises is of no use to anybody
-        pass

@@ -1,11 +1,14 @@
 """Which recorded events a turn's code is bound by, and feeding them to it.
 
-Most turns are fed as they stand. Two things make events *void*, kept in the log and shown, but not fed:
+Most turns are fed as they stand. Two things make events *void*, kept in the log and shown, but not
+fed:
 
-* the parts of a streaming attempt that was cut by a crash and made again, with whatever the agent emitted because of
-  them (nothing else may have come of them, or the attempt would have failed instead);
-* after an accepted divergence, the events from the diverging one to the acceptance. Their outcomes stay available
-  to the new code: a step asked for again under the same key with the same arguments is not done twice.
+* the parts of a streaming attempt that was cut by a crash and made again, with whatever the agent
+  emitted because of them (nothing else may have come of them, or the attempt would have failed
+  instead);
+* after an accepted divergence, the events from the diverging one to the acceptance. Their outcomes
+  stay available to the new code: a step asked for again under the same key with the same arguments
+  is not done twice.
 """
 
 from collections.abc import Sequence
@@ -30,12 +33,13 @@ class Plan:
 
 
 def plan(turn_events: Sequence[Event]) -> Plan:
-    """Sort the events of a turn, ``turn.started`` first, into those to feed and those that are void."""
-    made_again = {
-        (e.body.key, e.body.attempt - 1)
-        for e in turn_events
-        if isinstance(e.body, ev.StepStarted) and e.body.attempt > 1
-    }
+    """Sort a turn's events, ``turn.started`` first, into those to feed and those void."""
+    made_again: set[tuple[str, int]] = set()
+    for event in turn_events:
+        if isinstance(event.body, ev.StepStarted):
+            made_again.add((event.body.key, event.body.attempt - 1))
+        elif isinstance(event.body, ev.StepFailed) and not event.body.final:
+            made_again.add((event.body.key, event.body.attempt))
     accepted = [(e.body.from_seq, e.seq) for e in turn_events if isinstance(e.body, ev.RunAccepted)]
     result = Plan()
     cut: set[int] = set()
@@ -43,9 +47,9 @@ def plan(turn_events: Sequence[Event]) -> Plan:
         body = event.body
         if any(begin <= event.seq < end for begin, end in accepted):
             result.voided.append(event)
-        elif isinstance(body, ev.StepEmitted) and (body.key, body.attempt) in made_again:
-            cut.add(event.seq)
-        elif isinstance(body, ev.StreamEmitted) and not cut.isdisjoint(event.cause):  # type: ignore[arg-type]  # a seq or a pair
+        elif (isinstance(body, ev.StepEmitted) and (body.key, body.attempt) in made_again) or (
+            isinstance(body, ev.StreamEmitted) and not cut.isdisjoint(event.cause)
+        ):
             cut.add(event.seq)
         else:
             result.feed.append(event)
@@ -56,7 +60,7 @@ def plan(turn_events: Sequence[Event]) -> Plan:
 
 
 def cut_attempts(turn_events: Sequence[Event], key: str, attempt: int) -> tuple[set[int], bool]:
-    """Return the seqs of what a cut streaming attempt left behind, and whether the agent acted on any of it."""
+    """Return the seqs of a cut attempt's parts, and whether the agent acted on any of them."""
     left = {
         e.seq
         for e in turn_events
@@ -65,7 +69,7 @@ def cut_attempts(turn_events: Sequence[Event], key: str, attempt: int) -> tuple[
     acted = any(
         e.body.role == "note"
         and not isinstance(e.body, ev.StreamEmitted)
-        and not left.isdisjoint(e.cause)  # type: ignore[arg-type]  # a seq or a pair
+        and not left.isdisjoint(e.cause)
         for e in turn_events
     )
     return left, acted

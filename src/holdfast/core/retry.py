@@ -27,11 +27,13 @@ class Retry:
         if self.attempts < 1:
             raise ValueError(f"Retry(attempts={self.attempts}): at least 1 attempt is needed")
         if not 0 < self.base_s <= self.cap_s:
-            raise ValueError(f"Retry(base_s={self.base_s}, cap_s={self.cap_s}): 0 < base_s <= cap_s")
+            raise ValueError(
+                f"Retry(base_s={self.base_s}, cap_s={self.cap_s}): 0 < base_s <= cap_s"
+            )
 
 
 def draw(seed: int, *labels: object) -> float:
-    """Return a number in [0, 1) that depends on the seed and the labels alone, uniform over labels."""
+    """Return a number in [0, 1) that depends on seed and labels alone, uniform over labels."""
     text = ":".join(str(part) for part in (seed, *labels))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
@@ -40,9 +42,9 @@ def draw(seed: int, *labels: object) -> float:
 def backoff_s(attempt: int, *, base_s: float, cap_s: float, seed: int, key: str = "") -> float:
     """Return how long to wait before an attempt, in seconds.
 
-    Full jitter: uniform in [0, min(cap_s, base_s * 2 ** (attempt - 2))], drawn from ``seed``, ``key`` and
-    ``attempt`` alone, so that the log and the code always agree. Source: M. Brooker, "Exponential Backoff
-    and Jitter", AWS, 2015.
+    Full jitter: uniform in [0, min(cap_s, base_s * 2 ** (attempt - 2))], drawn from ``seed``,
+    ``key`` and ``attempt`` alone, so that the log and the code always agree. Source: M. Brooker,
+    "Exponential Backoff and Jitter", AWS, 2015.
 
     Args:
         attempt: The attempt about to be made; 1 is the first and never waits.

@@ -1,13 +1,13 @@
 """What a decorator found out about a function: the specs of steps, tools and agents.
 
-A spec is immutable in spirit and belongs to its function (``fn.__holdfast__``); there is no registry. Codecs are
-made on first use, since reading annotations means importing pydantic.
+A spec is immutable in spirit and belongs to its function (``fn.__holdfast__``); there is no
+registry. Codecs are made on first use, since reading annotations means importing pydantic.
 """
 
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,16 @@ from holdfast.core.limits import AGENT_NAME_CHARS_MAX, STEP_NAME_CHARS_MAX
 from holdfast.core.retry import Retry
 from holdfast.errors import CodecError, UsageError
 
-__all__ = ["EFFECTS", "AgentSpec", "Effect", "StepSpec", "spec_of"]
+__all__ = [
+    "EFFECTS",
+    "AgentSpec",
+    "Effect",
+    "StepSpec",
+    "agent_spec",
+    "spec_of",
+    "tool_spec",
+    "tools_of",
+]
 
 Effect = Literal["read", "idempotent", "transactional", "once"]
 EFFECTS: tuple[str, ...] = typing.get_args(Effect)
@@ -29,8 +38,9 @@ EFFECT_RETRY = Retry(attempts=6, base_s=0.2, cap_s=30.0)
 class StepSpec:
     """A step: its body, contract and codecs.
 
-    ``reconcile`` takes the step's own arguments and returns the outcome, ``NOT_DONE`` or ``UNKNOWN``.
-    ``compensate`` takes the step's own arguments and, if it has a parameter of that name, ``outcome``.
+    ``reconcile`` takes the step's own arguments and returns the outcome, ``NOT_DONE`` or
+    ``UNKNOWN``. ``compensate`` takes the step's own arguments and, if it has a parameter of that
+    name, ``outcome``.
     """
 
     name: str
@@ -53,15 +63,19 @@ class StepSpec:
             )
         if "#" in self.name or not 0 < len(self.name) <= STEP_NAME_CHARS_MAX:
             raise UsageError(
-                f"{what} name {self.name!r}: expected 1 to {STEP_NAME_CHARS_MAX} characters without '#'"
+                f"{what} name {self.name!r}: expected 1 to {STEP_NAME_CHARS_MAX} characters"
+                " without '#'"
             )
         if self.reconcile is not None and self.effect != "once":
             raise UsageError(
-                f"{what} {self.name!r}: reconcile= settles doubts, which only effect='once' has, not"
+                f"{what} {self.name!r}: reconcile= settles doubts, which only effect='once'"
+                " has, not"
                 f" {self.effect!r}"
             )
         if self.timeout_s is not None and self.timeout_s <= 0:
-            raise UsageError(f"{what} {self.name!r}: timeout={self.timeout_s}: expected seconds > 0")
+            raise UsageError(
+                f"{what} {self.name!r}: timeout={self.timeout_s}: expected seconds > 0"
+            )
         self.what = f"{what} {self.name!r}"
 
     @functools.cached_property
@@ -94,8 +108,8 @@ class StepSpec:
 class AgentSpec:
     """An agent: its function, input, state and result.
 
-    With ``state`` as its first parameter it lives on: each turn takes (state, message) and returns the reply, the
-    state changed in place, or a pair (state, reply) if it is annotated so.
+    With ``state`` as its first parameter it lives on: each turn takes (state, message) and returns
+    the reply, the state changed in place, or a pair (state, reply) if it is annotated so.
     """
 
     name: str
@@ -105,11 +119,14 @@ class AgentSpec:
     def __post_init__(self) -> None:
         if not 0 < len(self.name) <= AGENT_NAME_CHARS_MAX or any(c.isspace() for c in self.name):
             raise UsageError(
-                f"agent name {self.name!r}: expected 1 to {AGENT_NAME_CHARS_MAX} characters without spaces"
+                f"agent name {self.name!r}: expected 1 to {AGENT_NAME_CHARS_MAX} characters"
+                " without spaces"
             )
         self.what = f"agent {self.name!r}"
         if inspect.isasyncgenfunction(self.fn):
-            raise UsageError(f"{self.what} is an async generator. Hint: return the result, hf.emit() the parts.")
+            raise UsageError(
+                f"{self.what} is an async generator. Hint: return the result, hf.emit() the parts."
+            )
         self.uri = f"agent:{self.name}"
 
     @functools.cached_property
@@ -155,7 +172,10 @@ class AgentSpec:
         return Codec(self._hints.get(name, Any), f"the input of {self.what}")
 
     def encode_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Return an input's bytes: the bare value of an only parameter, an object of several, null of none."""
+        """Return an input's bytes.
+
+        The bare value of an only parameter, an object of several, null of none.
+        """
         if not self.args.parameters and not args and not kwargs:
             return b"null"
         bound = self.args.bind(args, kwargs)
@@ -192,3 +212,40 @@ class AgentSpec:
 def spec_of(fn: Any) -> Any:
     """Return the spec that a decorator of holdfast's left on a function, or None."""
     return getattr(fn, "__holdfast__", None)
+
+
+def tool_spec(tool: Callable[..., Any]) -> StepSpec:
+    """Return a tool's spec.
+
+    Raises:
+        UsageError: it is not a tool of holdfast's.
+    """
+    spec = spec_of(tool)
+    if not isinstance(spec, StepSpec):
+        raise UsageError(f"{tool!r} is not a tool. Hint: put @hf.tool above it.")
+    return spec
+
+
+def tools_of(tools: Iterable[Callable[..., Any]]) -> tuple[Callable[..., Any], ...]:
+    """Check a list of tools and return it.
+
+    Raises:
+        UsageError: one is not a tool, or two have one name.
+    """
+    checked = tuple(tools)
+    names = [tool_spec(tool).name for tool in checked]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two tools have one name: {', '.join(sorted(names))}")
+    return checked
+
+
+def agent_spec(fn: Any) -> AgentSpec:
+    """Return an agent's spec.
+
+    Raises:
+        UsageError: it is not an agent.
+    """
+    spec = fn if isinstance(fn, AgentSpec) else spec_of(fn)
+    if not isinstance(spec, AgentSpec):
+        raise UsageError(f"{fn!r} is not an agent. Hint: put @hf.agent above it.")
+    return spec

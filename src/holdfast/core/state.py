@@ -1,15 +1,16 @@
 """What a run is after some prefix of its stream: ``apply`` one event, ``fold`` many.
 
-``RunState`` is computed from events alone. The part that must outlive a turn is ``RunRow``, the projection a
-store keeps beside the stream and updates in the same transaction; everything else (open steps, doubts) belongs to
-the current turn, so a worker rebuilds it from the row and the events since ``turn_seq``.
+``RunState`` is computed from events alone. The part that must outlive a turn is ``RunRow``, the
+projection a store keeps beside the stream and updates in the same transaction; everything else
+(open steps, doubts) belongs to the current turn, so a worker rebuilds it from the row and the
+events since ``turn_seq``.
 
 Invariant: for every prefix, ``row(fold(prefix))`` equals the row stored with it; fsck checks it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from holdfast.core import events as ev
 from holdfast.core.events import Event
@@ -50,8 +51,8 @@ class RunRow(NamedTuple):
 class OpenStep:
     """A step without an outcome.
 
-    ``stage`` is ``started`` (an attempt may be under way), ``failed`` (another attempt is due at ``retry_at``),
-    ``doubted`` or ``not_done`` (evidence allows another attempt).
+    ``stage`` is ``started`` (an attempt may be under way), ``failed`` (another attempt is due at
+    ``retry_at``), ``doubted`` or ``not_done`` (evidence allows another attempt).
     """
 
     key: str
@@ -120,12 +121,15 @@ def apply(state: RunState, event: Event) -> None:
     """Bring ``state`` forward by one event, in place.
 
     Raises:
-        StoreRefused: the event is not the next one: a gap, another run, a broken ``prev`` or a falling epoch.
+        StoreRefused: the event is not the next one: a gap, another run, a broken ``prev`` or a
+        falling epoch.
     """
     if event.seq != state.seq + 1 or event.prev != state.head or event.epoch < state.epoch:
         raise StoreRefused(
-            f"run {event.run!r}: event {event.seq} (epoch {event.epoch}, prev {event.prev[:12]}…) cannot follow"
-            f" event {state.seq} (epoch {state.epoch}, leaf hash {state.head[:12]}…). Hint: holdfast fsck"
+            f"run {event.run!r}: event {event.seq} (epoch {event.epoch}, prev"
+            f" {event.prev[:12]}…) cannot follow"
+            f" event {state.seq} (epoch {state.epoch}, leaf hash {state.head[:12]}…). Hint:"
+            " holdfast fsck"
         )
     state.seq, state.head, state.epoch = event.seq, event.hash, event.epoch
     state.updated_at = event.at
@@ -138,7 +142,7 @@ def apply(state: RunState, event: Event) -> None:
 
 
 def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
-    """Return the state after ``events``, beginning from nothing or from ``state``, which is brought forward."""
+    """Return the state after ``events``, from nothing or from ``state``, brought forward."""
     state = state or RunState()
     for event in events:
         apply(state, event)
@@ -175,7 +179,7 @@ def restore(row: RunRow, turn_events: list[Event]) -> RunState:
     return state
 
 
-def _nothing(state: RunState, event: Event, body: ev.Body) -> None:
+def _nothing(state: RunState, _event: Event, _body: ev.Body) -> None:
     pass
 
 
@@ -198,16 +202,21 @@ def _step_started(state: RunState, event: Event, body: ev.StepStarted) -> None:
     if body.attempt == 1:
         state.open_steps[body.key] = OpenStep(body.key, body.effect, event.seq, 1)
     step = state.open_steps[body.key]
-    step.attempt, step.stage, step.retry_at, step.attempt_seq = body.attempt, "started", 0, event.seq
+    step.attempt, step.stage, step.retry_at, step.attempt_seq = (
+        body.attempt,
+        "started",
+        0,
+        event.seq,
+    )
 
 
-def _step_finished(state: RunState, event: Event, body: ev.StepFinished) -> None:
+def _step_finished(state: RunState, _event: Event, body: ev.StepFinished) -> None:
     step = state.open_steps.pop(body.key, None)
     if step and step.effect != "read":
         state.effects_done.append(body.key)
 
 
-def _step_failed(state: RunState, event: Event, body: ev.StepFailed) -> None:
+def _step_failed(state: RunState, _event: Event, body: ev.StepFailed) -> None:
     if body.final:
         state.open_steps.pop(body.key, None)
         return
@@ -216,7 +225,7 @@ def _step_failed(state: RunState, event: Event, body: ev.StepFailed) -> None:
     step.failures += 1
 
 
-def _step_abandoned(state: RunState, event: Event, body: ev.StepAbandoned) -> None:
+def _step_abandoned(state: RunState, _event: Event, body: ev.StepAbandoned) -> None:
     state.open_steps.pop(body.key, None)
 
 
@@ -225,46 +234,46 @@ def _step_doubted(state: RunState, event: Event, body: ev.StepDoubted) -> None:
     step.stage, step.doubt_seq = "doubted", event.seq
 
 
-def _step_resolved(state: RunState, event: Event, body: ev.StepResolved) -> None:
+def _step_resolved(state: RunState, _event: Event, body: ev.StepResolved) -> None:
     if body.verdict == "not_done":
         state.open_steps[body.key].stage = "not_done"
 
 
-def _parked(state: RunState, event: Event, body: ev.RunParked) -> None:
+def _parked(state: RunState, _event: Event, body: ev.RunParked) -> None:
     state.status, state.wake_at = body.status, body.wake_at
 
 
-def _diverged(state: RunState, event: Event, body: ev.RunDiverged) -> None:
+def _diverged(state: RunState, _event: Event, body: ev.RunDiverged) -> None:
     state.diverged_seq = body.at_seq
 
 
-def _accepted(state: RunState, event: Event, body: ev.RunAccepted) -> None:
+def _accepted(state: RunState, _event: Event, body: ev.RunAccepted) -> None:
     state.diverged_seq = 0
     state.status = "running"
     state.wake_at = 0
     state.open_steps = {k: s for k, s in state.open_steps.items() if s.seq < body.from_seq}
 
 
-def _cancel_requested(state: RunState, event: Event, body: ev.CancelRequested) -> None:
+def _cancel_requested(state: RunState, _event: Event, _body: ev.CancelRequested) -> None:
     state.cancelling = True
 
 
-def _turn_finished(state: RunState, event: Event, body: ev.TurnFinished) -> None:
+def _turn_finished(state: RunState, event: Event, _body: ev.TurnFinished) -> None:
     state.status, state.state_seq = "idle", event.seq
     state.open_steps = {}
 
 
-def _turn_failed(state: RunState, event: Event, body: ev.TurnFailed) -> None:
+def _turn_failed(state: RunState, _event: Event, _body: ev.TurnFailed) -> None:
     state.status = "idle"
     state.open_steps = {}
 
 
-def _ended(state: RunState, event: Event, body: ev.Body) -> None:
+def _ended(state: RunState, _event: Event, body: ev.Body) -> None:
     state.status = body.type.removeprefix("run.")
     state.open_steps = {}
 
 
-_APPLY = {
+_APPLY: dict[str, Callable[[RunState, Event, Any], None]] = {
     "run.created": _created,
     "turn.started": _turn_started,
     "step.started": _step_started,

@@ -1,11 +1,12 @@
 """The writing end of one run's stream: seals events, folds them, and appends them in order.
 
-Output commit lives here. ``record`` only buffers; ``flush`` sends what is buffered; ``when_durable`` calls back
-once everything recorded so far is on disk. ``read`` outcomes are flushed behind the machine's back whenever no
-append is under way, so the log follows closely and nobody waits for it.
+Output commit lives here. ``record`` only buffers; ``flush`` sends what is buffered;
+``when_durable`` calls back once everything recorded so far is on disk. ``read`` outcomes are
+flushed behind the machine's back whenever no append is under way, so the log follows closely and
+nobody waits for it.
 
-Invariants: appends of a run reach the store in the order recorded; after the first failure nothing more is sent,
-and whoever drives the run is told once, by ``on_lost``.
+Invariants: appends of a run reach the store in the order recorded; after the first failure nothing
+more is sent, and whoever drives the run is told once, by ``on_lost``.
 """
 
 import asyncio
@@ -123,15 +124,16 @@ class Appender:
     async def flushed(self) -> None:
         """Wait until all that is recorded is durable."""
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.when_durable(lambda: durable.done() or durable.set_result(None))
+        self.when_durable(lambda: None if durable.done() else durable.set_result(None))
         await durable
 
     def change_of(
         self, body: ev.Body, payload: bytes, cause: Sequence[Cause]
     ) -> tuple[Append, Event]:
-        """Return the change that appends one event, and the event; for ``Store.transact``, in any thread.
+        """Return the change that appends one event, and the event, for ``Store.transact``.
 
-        The state is not touched; ``adopt`` does that once the change is durable.
+        It may be called in any thread. The state is not touched; ``adopt`` does that once the
+        change is durable.
         """
         event = self.seal(body, payload, cause)
         after = copy.copy(self.state)

@@ -1,7 +1,7 @@
 """Running the body of a step, and telling what its end means.
 
-An exception from an effect is not a "no": it says that the outcome is unknown, unless it proves that nothing
-happened. ``verdict_of`` is the one place where that is decided.
+An exception from an effect is not a "no": it says that the outcome is unknown, unless it proves
+that nothing happened. ``verdict_of`` is the one place where that is decided.
 """
 
 import asyncio
@@ -35,8 +35,9 @@ _MAYBE_DONE_4XX = frozenset({408, 409, 425, 429})
 def verdict_of(error: BaseException, effect: str) -> Verdict:
     """Tell what an exception from a step's body means.
 
-    ``failed``: a known outcome, nothing happened and trying again is of no use. ``retry``: nothing happened, or
-    nothing that matters, and another attempt may go through. ``unknown``: the effect may have happened.
+    ``failed``: a known outcome, nothing happened and trying again is of no use. ``retry``: nothing
+    happened, or nothing that matters, and another attempt may go through. ``unknown``: the effect
+    may have happened.
     """
     if isinstance(error, CodecError):
         return "failed"
@@ -55,7 +56,7 @@ _REFUSED = frozenset(range(400, 500)) - _MAYBE_DONE_4XX
 
 
 def _status(error: BaseException) -> int:
-    """Return the HTTP status that an exception of httpx, openai, requests, aiohttp or urllib carries, or 0."""
+    """Return the HTTP status that an exception of an HTTP library's carries, or 0."""
     response = getattr(error, "response", None)
     candidates = (
         getattr(response, "status_code", None),
@@ -91,9 +92,7 @@ async def call_step(
 
     if not middleware:
         return spec.result.encode(await body())
-    call = StepCall(
-        context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound
-    )
+    call = StepCall(context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound)
     return spec.result.encode(await _compose(call, middleware, body))
 
 
@@ -121,9 +120,7 @@ async def _invoke(fn: Callable[..., Any], spec: StepSpec, bound: dict[str, Any])
     return await loop.run_in_executor(None, lambda: context.run(fn, *args, **kwargs))
 
 
-async def stream_step(
-    spec: StepSpec, args: bytes, context: StepContext
-) -> AsyncIterator[bytes]:
+async def stream_step(spec: StepSpec, args: bytes, context: StepContext) -> AsyncIterator[bytes]:
     """Run the body of a streaming step and yield its encoded parts."""
     call_args, kwargs = spec.args.spread(spec.args.decode(args))
     token = STEP.set(context)
@@ -178,7 +175,8 @@ def call_transactional(
             result.close()
             raise UsageError(
                 f"{spec.what} awaits something inside the log's transaction. Hint: only"
-                " hf.transaction().execute(…), which is not awaited; fetch what you need in a step before."
+                " hf.transaction().execute(…), which is not awaited; fetch what you need in a"
+                " step before."
             )
     return spec.result.encode(result)
 

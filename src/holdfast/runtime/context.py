@@ -1,11 +1,13 @@
 """What the body of a step may know of itself: its attempt, its idempotency key, its transaction."""
 
 import contextvars
+import warnings
 from dataclasses import dataclass
 
+from holdfast.errors import NonDurableWarning
 from holdfast.ports import Transaction
 
-__all__ = ["STEP", "StepContext"]
+__all__ = ["STEP", "StepContext", "warn_outside_run"]
 
 
 @dataclass(slots=True)
@@ -19,4 +21,21 @@ class StepContext:
     transaction: Transaction | None = None
 
 
-STEP: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar("holdfast_step", default=None)
+_WARNED: set[str] = set()
+
+
+def warn_outside_run(what: str) -> None:
+    """Warn, once each, that something is executed without being recorded, unless a step does it."""
+    if STEP.get() is None and what not in _WARNED:
+        _WARNED.add(what)
+        warnings.warn(
+            f"{what} was called outside a run: it is executed, and nothing is recorded."
+            " Hint: call it in an agent that hf.run or an App has started.",
+            NonDurableWarning,
+            stacklevel=4,
+        )
+
+
+STEP: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar(
+    "holdfast_step", default=None
+)

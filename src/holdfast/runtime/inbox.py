@@ -1,19 +1,17 @@
 """What a run in memory does with the messages in its inbox.
 
-Messages are taken in arrival order, so in order per sender; one that nobody waits for yet stays. Topics that begin
-with ``$`` are holdfast's own: ``$cancel``, ``$resolve``, ``$accept`` steer the run, ``$child`` and ``$child-failed`` bring
-the end of a child. The empty topic begins a turn of an agent with state.
+Messages are taken in arrival order, so in order per sender; one that nobody waits for yet stays.
+Topics that begin with ``$`` are holdfast's own: ``$cancel``, ``$resolve``, ``$accept`` steer the
+run, ``$child`` and ``$child-failed`` bring the end of a child. The empty topic begins a turn of an
+agent with state.
 """
 
 import json
-from typing import TYPE_CHECKING
 
 from holdfast.core import events as ev
 from holdfast.core.machine import CANCEL_TOPIC
 from holdfast.ports import InboxMessage, Message
-
-if TYPE_CHECKING:
-    from holdfast.runtime.runner import Runner
+from holdfast.runtime.hosting import Host
 
 __all__ = ["Inbox"]
 
@@ -21,7 +19,7 @@ __all__ = ["Inbox"]
 class Inbox:
     """The unread messages of one run in memory."""
 
-    def __init__(self, runner: "Runner") -> None:
+    def __init__(self, runner: Host) -> None:
         self._runner = runner
         self._unread: list[InboxMessage] = []
         self.seen = 0
@@ -80,7 +78,7 @@ class Inbox:
             case "$accept":
                 runner.accept(json.loads(message.payload).get("by", ""), message.cause)
             case "$resolve":
-                runner.steps.resolve(json.loads(message.payload), message.cause)
+                runner.resolve(json.loads(message.payload), message.cause)
             case "$child" | "$child-failed":
                 self._take_child(message)
             case "":

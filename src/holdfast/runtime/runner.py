@@ -1,17 +1,20 @@
-"""Advances one run under one lease: carries out what its machine asks for, until the run leaves memory.
+"""Advances one run under one lease: carries out what its machine asks for.
 
-The order of duties is that of ``core/machine.py``: record an input, feed it, record the notes of the commands that
-come out, wait until they are durable where an effect follows, run bodies, record their outcomes, feed them. Recovery is
-the same walk with the recorded events first.
+The order of duties is that of ``core/machine.py``: record an input, feed it, record the notes of
+the commands that come out, wait until they are durable where an effect follows, run bodies, record
+their outcomes, feed them. Recovery is the same walk with the recorded events first.
 
-Everything that touches the machine happens in plain callbacks of the host loop, one at a time, so there are no
-locks. A runner ends in one of five ways, see ``Ending``; whichever it is, the log has all that is needed to carry on.
+Everything that touches the machine happens in plain callbacks of the host loop, one at a time, so
+there are no locks. A runner ends in one of five ways, see ``Ending``; whichever it is, the log has
+all that is needed to carry on.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
@@ -22,13 +25,14 @@ from holdfast.core.replay import Plan, feed_all, plan
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED, restore
 from holdfast.errors import Conflict, Diverged, Fenced
-from holdfast.ports import Claim, Clock, Entropy, Message, Middleware, Store
+from holdfast.ports import Claim, Message
 from holdfast.runtime.appender import Appender
 from holdfast.runtime.births import child_run
+from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.steps import Steps
 
-__all__ = ["Ending", "Runner", "RunnerSettings"]
+__all__ = ["Ending", "Runner"]
 
 _LOG = logging.getLogger("holdfast")
 
@@ -40,20 +44,6 @@ class Ending:
     kind: str
     status: str
     error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerSettings:
-    """What all runners of a worker share."""
-
-    store: Store
-    clock: Clock
-    entropy: Entropy
-    middleware: Sequence[Middleware] = ()
-    linger_s: float = 1.0
-    """How long a run that waits for a message stays in memory."""
-    nap_s: float = 5.0
-    """A run that waits for a timer stays in memory if the timer is due within this time."""
 
 
 class Runner:
@@ -179,9 +169,7 @@ class Runner:
         turn = self.log.state.turn + 1
         self.take_in(ev.TurnStarted(turn, message_id), message, cause)
 
-    def take_in(
-        self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]
-    ) -> Event:
+    def take_in(self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]) -> Event:
         """Record an input, feed it and record the notes of what the agent asks for in answer."""
         assert self.machine is not None
         event = self.log.record(body, payload, cause)
@@ -216,7 +204,9 @@ class Runner:
                 self.log.send(self._message(body.to, body.id, body.topic, payload, event))
             case ev.ChildStarted():
                 self.log.start(
-                    child_run(body, payload, event, clock_now=event.at, entropy=self.settings.entropy)
+                    child_run(
+                        body, payload, event, clock_now=event.at, entropy=self.settings.entropy
+                    )
                 )
             case ev.TurnFinished():
                 self._state = _part(payload, "state")
@@ -231,7 +221,9 @@ class Runner:
             topic = "$child" if ok else "$child-failed"
             self.log.send(self._message(parent, f"{self.run}/done", topic, payload, event))
 
-    def _message(self, to: str, message_id: str, topic: str, payload: bytes, event: Event) -> Message:
+    def _message(
+        self, to: str, message_id: str, topic: str, payload: bytes, event: Event
+    ) -> Message:
         return Message(
             to=to,
             id=message_id,
@@ -245,7 +237,10 @@ class Runner:
     # Where to go from here
 
     def soon(self, callback: Callable[[], None]) -> None:
-        """Run a callback that touches the machine, unless the runner has ended; later, while it is paused."""
+        """Run a callback that touches the machine, unless the runner has ended.
+
+        Later, while it is paused.
+        """
         self._loop.call_soon(self._guarded, callback)
 
     def _guarded(self, callback: Callable[[], None]) -> None:
@@ -256,7 +251,7 @@ class Runner:
             return
         try:
             callback()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a runner that fails gives its run back
             _LOG.exception("run %r: the runner failed", self.run)
             self.lost(error)
 
@@ -277,7 +272,10 @@ class Runner:
             self.soon(callback)
 
     def settle(self) -> None:
-        """Do what the state of things calls for: serve the inbox, start steps, set a timer, park or end."""
+        """Do what the state of things calls for.
+
+        Serve the inbox, start steps, set a timer, park or end.
+        """
         if self._closing or self._paused:
             return
         self.inbox.serve()
@@ -371,16 +369,29 @@ class Runner:
             self._leave("done" if state.status in ENDED else "parked")
 
     def accept(self, by: str, cause: Sequence[Cause]) -> None:
-        """Record that a person accepts the divergence; the run is taken up anew by whoever claims it next."""
+        """Record that a person accepts the divergence.
+
+        The run is taken up anew by whoever claims it next.
+        """
         from_seq = self.log.state.diverged_seq
         self.log.record(ev.RunAccepted(from_seq, by), None, cause)
+        self._leave("drained")
+
+    def resolve(self, said: dict[str, Any], cause: Sequence[Cause]) -> None:
+        """Settle a doubt by what a person said."""
+        self.steps.resolve(said, cause)
+
+    def rewind(self) -> None:
+        """Leave memory, to be taken up anew from the log at once."""
         self._leave("drained")
 
     def cancel_without_code(self, by: str, cause: Sequence[Cause]) -> None:
         """Cancel a run whose coroutine cannot be told: it is idle, or diverged."""
         event = self.log.record(ev.CancelRequested(by), None, cause)
         done = self.log.record(
-            ev.RunCancelled(), failure_bytes(asyncio.CancelledError(f"cancelled by {by}")), (event.seq,)
+            ev.RunCancelled(),
+            failure_bytes(asyncio.CancelledError(f"cancelled by {by}")),
+            (event.seq,),
         )
         self._tell_parent(False, b"null", done)  # noqa: FBT003 - internal
 
@@ -412,8 +423,6 @@ class Runner:
 
 def _part(payload: bytes | None, name: str) -> bytes | None:
     """Return one part of a ``turn.finished`` payload, encoded again as it was."""
-    import json
-
     if payload is None:
         return None
     return json_bytes(json.loads(payload)[name])

@@ -4,12 +4,12 @@ Per effect contract (see the table in docs/guarantees.md):
 
 * an intent of an effect is durable before its body begins; a ``read`` begins at once;
 * a ``read`` and a ``transactional`` step that fail are tried again if that can help, then fail;
-* an ``idempotent`` step whose outcome is unknown is tried again under the same key; when its attempts are used up,
-  it is in doubt;
+* an ``idempotent`` step whose outcome is unknown is tried again under the same key; when its
+  attempts are used up, it is in doubt;
 * a ``once`` step whose outcome is unknown is in doubt: ``reconcile`` is asked, then a person.
 
-Invariants: only failures use up attempts, never a lost worker; at most one attempt of a step is under way; every
-attempt that may have touched the world has its ``step.started`` in the log first.
+Invariants: only failures use up attempts, never a lost worker; at most one attempt of a step is
+under way; every attempt that may have touched the world has its ``step.started`` in the log first.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.core import events as ev
 from holdfast.core.events import Cause, Event
@@ -38,10 +38,8 @@ from holdfast.runtime.bodies import (
     verdict_of,
 )
 from holdfast.runtime.context import StepContext
+from holdfast.runtime.hosting import Host
 from holdfast.runtime.verdicts import NOT_DONE, UNKNOWN
-
-if TYPE_CHECKING:
-    from holdfast.runtime.runner import Runner
 
 __all__ = ["Steps"]
 
@@ -52,7 +50,7 @@ RECONCILE_ATTEMPTS = 4
 class Steps:
     """Makes the attempts of one run's steps."""
 
-    def __init__(self, runner: "Runner") -> None:
+    def __init__(self, runner: Host) -> None:
         self._runner = runner
         self._wanted: list[Call] = []
         self._tasks: dict[str, asyncio.Task[Any]] = {}
@@ -91,7 +89,10 @@ class Steps:
         self._wanted.append(call)
 
     def start(self) -> None:
-        """Begin the steps asked for since the last time: reads now, effects when their intent is durable."""
+        """Begin the steps asked for since the last time.
+
+        Reads now, effects when their intent is durable.
+        """
         wanted, self._wanted = self._wanted, []
         effects = []
         for call in wanted:
@@ -102,7 +103,7 @@ class Steps:
             else:
                 effects.append(call.key)
         if effects:
-            self._when_durable(lambda: [self._begin(key) for key in effects])
+            self._when_durable(lambda: self._begin_all(effects))
 
     def _when_durable(self, callback: Callable[[], Any]) -> None:
         self._waiting_for_disk += 1
@@ -127,6 +128,10 @@ class Steps:
         self._tasks.clear()
 
     # Attempts
+
+    def _begin_all(self, keys: list[str]) -> None:
+        for key in keys:
+            self._begin(key)
 
     def _begin(self, key: str) -> None:
         if not self._known(key) or key in self._tasks:
@@ -311,7 +316,11 @@ class Steps:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no evidence
                 _LOG.info("run %r step %s: reconcile failed: %r", self._runner.run, call.key, error)
                 wait = backoff_s(
-                    attempt + 1, base_s=0.2, cap_s=5.0, seed=self._runner.log.state.seed, key=call.key
+                    attempt + 1,
+                    base_s=0.2,
+                    cap_s=5.0,
+                    seed=self._runner.log.state.seed,
+                    key=call.key,
                 )
                 await asyncio.sleep(wait)
         return UNKNOWN
@@ -338,7 +347,9 @@ class Steps:
         key, verdict = said["step"], said["verdict"]
         step = self._runner.log.state.open_steps.get(key)
         if step is None or step.stage != "doubted" or not self._known(key):
-            _LOG.warning("run %r: step %r is not in doubt; nothing to resolve", self._runner.run, key)
+            _LOG.warning(
+                "run %r: step %r is not in doubt; nothing to resolve", self._runner.run, key
+            )
             return
         value = b""
         if verdict == "happened":
@@ -393,7 +404,9 @@ class Steps:
             runner.log.record(ev.StepDoubted(call.key, step.attempt), None, (step.attempt_seq,))
             self._doubt(call.key)
         elif call.spec.streams and self._acted_on_parts(call.key, step.attempt, turn_events):
-            error = ConnectionError("the stream was cut by a crash after the agent had acted on a part of it")
+            error = ConnectionError(
+                "the stream was cut by a crash after the agent had acted on a part of it"
+            )
             body = ev.StepFailed(call.key, step.attempt, final=True)
             runner.take_in(body, failure_bytes(error), (step.attempt_seq,))
         else:

@@ -1,8 +1,8 @@
 """Leases runs, advances them, gives them back.
 
-A worker claims ready runs of the agents it knows, keeps its leases alive by one heartbeat, and hands a run back
-when it has ended or parked. Any worker can carry on any run. A worker that cannot renew its leases in time stops
-acting before they end, by its own monotonic clock.
+A worker claims ready runs of the agents it knows, keeps its leases alive by one heartbeat, and
+hands a run back when it has ended or parked. Any worker can carry on any run. A worker that cannot
+renew its leases in time stops acting before they end, by its own monotonic clock.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from holdfast.core.specs import AgentSpec
 from holdfast.errors import Conflict, Fenced, StoreError, UsageError
 from holdfast.ports import Claim
-from holdfast.runtime.runner import Ending, Runner, RunnerSettings
+from holdfast.runtime.hosting import RunnerSettings
+from holdfast.runtime.runner import Ending, Runner
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -35,7 +36,8 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if not 0 < self.poll_s <= self.lease_s / 3:
             raise UsageError(
-                f"a worker needs 0 < poll_s <= lease_s / 3, not poll_s={self.poll_s}, lease_s={self.lease_s}"
+                f"a worker needs 0 < poll_s <= lease_s / 3, not poll_s={self.poll_s},"
+                f" lease_s={self.lease_s}"
             )
 
 
@@ -79,7 +81,7 @@ class Worker:
         return {"runs": len(self._runners)}
 
     async def run(self, *, until_idle: bool = False) -> None:
-        """Advance runs until ``drain`` is called, or, ``until_idle``, until none is ready or in memory."""
+        """Advance runs until ``drain`` is called or, ``until_idle``, until none could go on."""
         heartbeat = asyncio.get_running_loop().create_task(self._heartbeat())
         try:
             while not (self._draining and self.idle):
@@ -106,12 +108,17 @@ class Worker:
     # Inside
 
     async def _nothing_left(self) -> bool:
-        """Tell whether no run of ours could go on: one that another worker holds may yet come back."""
+        """Tell whether no run of ours could go on.
+
+        One that another worker holds may yet come back.
+        """
         only = self.worker_settings.only_run
         rows = await self.settings.store.rows(
             prefix=only, status=["pending", "running"], agents=list(self._by_uri)
         )
-        return not any(not only or row.run == only or row.run.startswith(f"{only}/") for row in rows)
+        return not any(
+            not only or row.run == only or row.run.startswith(f"{only}/") for row in rows
+        )
 
     async def _rest(self) -> None:
         timeout = self.worker_settings.poll_s

@@ -109,8 +109,8 @@ async def begin(
 
 async def claim(store: Store, worker: str, now: int = NOW, **facts: Any) -> list[Claim]:
     """Claim what there is of the test agent's runs."""
-    facts = {"lease_us": LEASE_US, "agents": ["agent:test"], "limit": 10} | facts
-    return await store.claim(worker, now=now, **facts)
+    whole: dict[str, Any] = {"lease_us": LEASE_US, "agents": ["agent:test"], "limit": 10} | facts
+    return await store.claim(worker, now=now, **whole)
 
 
 async def hold(store: Store, run: str = "r", *, worker: str = "ann", now: int = NOW) -> Script:

@@ -189,7 +189,8 @@ class LeaseConformance:
 
     @on_a_store
     async def test_a_run_that_has_ended_is_never_claimed(self, store: Store) -> None:
-        for n, end in enumerate([ev.RunSucceeded(), ev.RunFailed(), ev.RunCancelled()]):
+        ends: list[ev.Body] = [ev.RunSucceeded(), ev.RunFailed(), ev.RunCancelled()]
+        for n, end in enumerate(ends):
             script = await hold(store, f"r{n}")
             await store.append(script.change(end, release=True))
             await store.deliver([letter(script.run, "m1")])

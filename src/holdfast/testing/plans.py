@@ -105,8 +105,8 @@ class Plan:
 
     @property
     def sound(self) -> bool:
-        """Whether it should go through when its lease is the latest."""
-        return self.way != "raise" and not self.slip
+        """Whether nothing is wrong with it."""
+        return self.way != "raise" and not self.lag and not self.slip
 
 
 _UNFIT = {"run.created", "run.parked", "step.doubted", *(end.type for end in _ENDS.values())}

@@ -1,11 +1,11 @@
-"""What every write does to the tables, as plain functions inside a transaction that the caller holds.
+"""What every write does to the tables, inside a transaction that the caller holds.
 
 Each checks before it writes: who gets an error of ours has changed nothing. The one statement that
-matters is ``_ADVANCE``: it fences the epoch, checks the length and the head, and moves the run's row, all
-by matching a row or not; when it matches none, ``_check`` finds out why.
+matters is ``ADVANCE``: it fences the epoch, checks the length and the head, and moves the run's
+row, all by matching a row or not; when it matches none, ``_check`` finds out why.
 
-Invariant: after every change ``run.ready_at`` is what schema.sql says it is. While a worker holds the run
-that is NULL, so advancing it touches no index; whoever lets go of a run computes it anew.
+Invariant: after every change ``run.ready_at`` is what schema.sql says it is. While a worker holds
+the run that is NULL, so advancing it touches no index; whoever lets go of a run computes it anew.
 """
 
 import json
@@ -15,57 +15,14 @@ from typing import Any
 import apsw
 
 from holdfast.core.events import Event
-from holdfast.core.state import ENDED, RunRow
+from holdfast.core.state import RunRow
 from holdfast.errors import Conflict, Fenced
 from holdfast.ports import Append, Claim, Message, NewRun, Transaction
+from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.payloads import PLAIN, ChunkWriter
 from holdfast.stores.sqlite.transaction import user_transaction
 
-__all__ = ["COLUMNS", "Changes"]
-
-COLUMNS = "id, agent, status, seq, head, turn, turn_seq, state_seq, wake_at, created_at, updated_at, seed, flags, parent, parent_key"
-"""Those of table run that make a RunRow, in its order."""
-
-_GOING = "status IN ('pending', 'running')"
-_OVER = f"status IN ({', '.join(repr(status) for status in sorted(ENDED))})"
-
-_ADVANCE = """
-UPDATE run SET status = ?, seq = ?, head = ?, turn = ?, turn_seq = ?, state_seq = ?, updated_at = ?
-WHERE n = ? AND epoch = ? AND seq = ? AND head = ? AND worker IS NOT NULL AND wake_at = 0"""
-_MOVE = """
-UPDATE run SET status = ?, seq = ?, head = ?, turn = ?, turn_seq = ?, state_seq = ?, updated_at = ?,
-  wake_at = ?
-WHERE n = ? AND epoch = ? AND seq = ? AND head = ?"""
-_READY_AT = f"""CASE WHEN {_GOING} THEN updated_at WHEN {_OVER} THEN NULL ELSE (
-  SELECT min(at) FROM inbox
-  WHERE inbox.run = run.id AND inbox.n > run.seen AND inbox.taken IS NULL) END"""  # noqa: S608 - constants
-_LET_GO = "UPDATE run SET worker = NULL, seen = ? WHERE n = ?"
-_SETTLE = f"UPDATE run SET ready_at = {_READY_AT} WHERE n = ? AND worker IS NULL"  # noqa: S608 - constants
-_FREE = f"UPDATE run SET worker = NULL, ready_at = {_READY_AT} WHERE worker = ?"  # noqa: S608 - constants
-_WAKE = f"""
-UPDATE run SET ready_at = min(coalesce(ready_at, ?1), ?1)
-WHERE id = ?2 AND worker IS NULL AND NOT {_GOING} AND NOT {_OVER}"""  # noqa: S608 - constants
-_NEW_RUN = f"""
-INSERT INTO run ({COLUMNS}) VALUES (?{", ?" * (len(RunRow._fields) - 1)}) ON CONFLICT (id) DO NOTHING"""  # noqa: S608 - constants
-_NEW_EVENT = "INSERT INTO event (run, seq, leaf, salt, form, payload) VALUES (?, ?, ?, ?, ?, ?)"
-_NEW_MESSAGE = """
-INSERT INTO inbox (run, id, topic, at, sender, cause, form, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
-_TAKE = (
-    "UPDATE inbox SET taken = ?, form = 0, payload = NULL WHERE n = ? AND run = ? AND taken IS NULL"
-)
-
-# Two ways to be ready, each with its index: since `ready_at`, or since `wake_at` when that is due.
-_READY = """
-SELECT ready_at, id, n FROM run WHERE agent = ?1 AND ready_at IS NOT NULL ORDER BY ready_at, id LIMIT ?2"""
-_DUE = f"""
-SELECT wake_at, id, n FROM run
-WHERE agent = ?1 AND wake_at > 0 AND wake_at <= ?3 AND worker IS NULL AND NOT {_GOING} AND NOT {_OVER}
-ORDER BY wake_at, id LIMIT ?2"""  # noqa: S608 - constants
-_UNHELD = f"SELECT agent, n FROM run WHERE id = ? AND worker IS NULL AND NOT {_OVER}"  # noqa: S608 - constants
-_LEASE = f"""
-UPDATE run SET worker = ?, epoch = epoch + 1, ready_at = NULL WHERE n = ? RETURNING epoch, {COLUMNS}"""  # noqa: S608 - constants
-_HEARTBEAT = """
-INSERT INTO worker (id, expires_at) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET expires_at = ?2"""
+__all__ = ["Changes"]
 
 _NUMBERS_MAX = 100_000
 
@@ -104,23 +61,23 @@ class Changes:
         head = change.events[0].prev if change.events else row.head
         match = (number, change.epoch, change.expected_seq, head)
         settle = False
-        if change.release or row.wake_at or not self._matches(_ADVANCE, moved + match):
-            if not self._matches(_MOVE, (*moved, row.wake_at, *match)):
+        if change.release or row.wake_at or not self._matches(sql.ADVANCE, moved + match):
+            if not self._matches(sql.MOVE, (*moved, row.wake_at, *match)):
                 self._check(change.run, change.epoch, change.expected_seq)
                 raise AssertionError(f"run {change.run!r}: no event has the leaf hash {head}")
             settle = True
         self._add_events(number, change.events)
         for n in change.consume:
-            taken = self._matches(_TAKE, (row.seq, n, change.run))
+            taken = self._matches(sql.TAKE, (row.seq, n, change.run))
             assert taken, f"run {change.run!r} has no unread message {n}"
         for new in change.create:
             self._create(new)
         for message in change.deliver:
             self._deliver(message)
         if change.release:
-            self._execute(_LET_GO, (change.seen, number))
+            self._execute(sql.LET_GO, (change.seen, number))
         if settle:
-            self._execute(_SETTLE, (number,))
+            self._execute(sql.SETTLE, (number,))
 
     def transact(
         self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
@@ -143,32 +100,40 @@ class Changes:
         return [self._deliver(message) for message in messages]
 
     def claim(
-        self, worker: str, now: int, lease_us: int, agents: Sequence[str], limit: int, run: str
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_us: int,
+        agents: Sequence[str],
+        limit: int,
+        run: str,
     ) -> list[Claim]:
         """Free what was lost, renew this worker's lease and lease ready runs."""
-        lost = self._execute("SELECT id FROM worker WHERE expires_at <= ?", (now,)).fetchall()
-        for (name,) in lost:
-            self.release(str(name))
-        self._execute(_HEARTBEAT, (worker, now + lease_us))
+        for (lost,) in self._all(sql.LOST, (now,)):
+            self.release(lost)
+        self._execute(sql.HEARTBEAT, (worker, now + lease_us))
         numbers = self._named(run, agents) if run else self._ready(now, agents, limit)
         claims = []
         for number in numbers[:limit]:
-            for epoch, *row in self._execute(_LEASE, (worker, number)).fetchall():
-                claims.append(Claim(RunRow(*row), epoch))  # noqa: PERF401 - it is one row
+            ((epoch, *row),) = self._all(sql.LEASE, (worker, number))
+            claims.append(Claim(RunRow(*row), epoch))
         return claims
 
     def renew(self, worker: str, now: int, lease_us: int) -> bool:
         """Extend a worker's lease; one that has run out is gone, and its runs are free."""
-        extend = "UPDATE worker SET expires_at = ? WHERE id = ? AND expires_at > ?"
-        if self._matches(extend, (now + lease_us, worker, now)):
+        if self._matches(sql.RENEW, (now + lease_us, worker, now)):
             return True
         self.release(worker)
         return False
 
     def release(self, worker: str) -> None:
         """Free the runs of a worker and forget it."""
-        self._execute(_FREE, (worker,))
-        self._execute("DELETE FROM worker WHERE id = ?", (worker,))
+        self._execute(sql.FREE, (worker,))
+        self._execute(sql.FORGET, (worker,))
+
+    def _all(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._execute(statement, values).fetchall()
 
     def _matches(self, statement: str, values: tuple[Any, ...]) -> bool:
         self._execute(statement, values)
@@ -178,7 +143,7 @@ class Changes:
         """Return a run's number, 0 when there is no such run."""
         number = self._numbers.get(run)
         if number is None:
-            found = self._execute("SELECT n FROM run WHERE id = ?", (run,)).fetchall()
+            found = self._all(sql.NUMBER, (run,))
             if not found:
                 return 0
             if len(self._numbers) >= _NUMBERS_MAX:
@@ -188,7 +153,7 @@ class Changes:
 
     def _check(self, run: str, epoch: int, expected_seq: int) -> None:
         """Refuse a change of a run that has moved on."""
-        found = self._execute("SELECT epoch, seq FROM run WHERE id = ?", (run,)).fetchall()
+        found = self._all(sql.PLACE, (run,))
         if not found:
             raise Conflict(
                 f"run {run!r} does not exist; an append expected it to have {expected_seq} events.",
@@ -218,37 +183,36 @@ class Changes:
             else:
                 form, stored = self._chunks.store(event.payload)
             rows.append((number, event.seq, event.leaf, event.salt, form, stored))
-        self._connection.executemany(_NEW_EVENT, rows)
+        self._connection.executemany(sql.NEW_EVENT, rows)
 
     def _create(self, new: NewRun) -> bool:
-        if not self._matches(_NEW_RUN, new.row):
+        if not self._matches(sql.NEW_RUN, new.row):
             return False
         number = self._connection.last_insert_rowid()
         self._add_events(number, new.events)
-        self._execute(_SETTLE, (number,))
+        self._execute(sql.SETTLE, (number,))
         return True
 
     def _deliver(self, message: Message) -> bool:
-        known = "SELECT 1 FROM inbox WHERE run = ? AND id = ?"
-        if self._execute(known, (message.to, message.id)).fetchall():
+        if self._all(sql.KNOWN, (message.to, message.id)):
             return False  # before its payload makes chunks that nothing refers to
         form, stored = self._chunks.store(message.payload)
         cause = json.dumps(message.cause, separators=(",", ":"))
         values = (message.to, message.id, message.topic, message.at, message.sender, cause)
-        self._execute(_NEW_MESSAGE, (*values, form, stored))
-        self._execute(_WAKE, (message.at, message.to))
+        self._execute(sql.NEW_MESSAGE, (*values, form, stored))
+        self._execute(sql.WAKE, (message.at, message.to))
         return True
 
     def _named(self, run: str, agents: Sequence[str]) -> list[int]:
-        found = self._execute(_UNHELD, (run,)).fetchall()
+        found = self._all(sql.NAMED, (run,))
         return [int(number) for agent, number in found if agent in agents]
 
     def _ready(self, now: int, agents: Sequence[str], limit: int) -> list[int]:
         """Return the numbers of ready runs, those ready the longest first."""
         since: dict[int, tuple[int, str]] = {}
         for agent in set(agents):
-            rows = self._execute(_READY, (agent, limit)).fetchall()
-            rows += self._execute(_DUE, (agent, limit, now)).fetchall()
+            rows = self._all(sql.READY, (agent, limit))
+            rows += self._all(sql.DUE, (agent, limit, now))
             for at, run, number in rows:
                 since[number] = min((at, run), since.get(number, (at, run)))
         return sorted(since, key=lambda number: since[number])

@@ -1,10 +1,12 @@
 """The file: opened, created, brought up to today's version, or refused.
 
 A file is either one of ours or it is left exactly as it is. So its header is read before SQLite may
-touch it, and through SQLite's own file layer: had this process opened the file before, then closing it
-by ordinary means would drop the locks of the other connection (POSIX locks belong to the process).
+touch it, and through SQLite's own file layer: had this process opened the file before, then closing
+it by ordinary means would drop the locks of the other connection (POSIX locks belong to the
+process).
 
-Creating is one transaction with a rollback log, so a file that a crash left behind is empty or whole.
+Creating is one transaction with a rollback log, so a file that a crash left behind is empty or
+whole.
 """
 
 import os
@@ -39,7 +41,8 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> aps
     """Open a store file, in WAL mode and with a sync at each commit.
 
     Raises:
-        StoreRefused: the file is missing (and not to be created), foreign, torn or of a newer version.
+        StoreRefused: the file is missing (and not to be created), foreign, torn or of a newer
+            version.
         StoreUnavailable: it cannot be opened or created now: permissions, a full disk, a lock.
     """
     try:
@@ -70,7 +73,7 @@ def inspect(path: Path) -> bool:
     if size == 0:
         if path.with_name(path.name + "-wal").exists():
             raise StoreRefused(
-                f"{path}: the file is empty, but a log stands beside it ({path.name}-wal): the file was"
+                f"{path}: the file is empty, but a write-ahead log stands beside it: it was"
                 " truncated. Nothing was changed. Hint: restore it from a copy."
             )
         return False
@@ -98,8 +101,8 @@ def meaning(error: apsw.Error, path: Path | str) -> StoreError:
             return StoreRefused(f"{path}: the file is torn: {error}. Hint: holdfast fsck {path}")
         case apsw.BusyError() | apsw.LockedError():
             return StoreUnavailable(
-                f"{path}: another process has held the file's lock for {BUSY_TIMEOUT_MS / 1000:g} s."
-                " Nothing was written."
+                f"{path}: the file has been locked for {BUSY_TIMEOUT_MS / 1000:g} s."
+                " Nothing was written. Hint: another process writes for very long."
             )
         case apsw.FullError():
             return StoreUnavailable(f"{path}: the disk is full. Nothing was written.")
@@ -148,7 +151,9 @@ def _check_version(path: Path, version: int) -> None:
 
 
 def _version(connection: apsw.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchall()[0][0])
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    assert isinstance(version, int)
+    return version
 
 
 def _header(path: Path) -> tuple[bytes, int]:
@@ -198,18 +203,22 @@ def _plain(name: Path | str, flags: int) -> apsw.Connection:
 def _open(path: Path) -> apsw.Connection:
     connection = _plain(path, apsw.SQLITE_OPEN_READWRITE)
     try:
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
-        if mode != "wal":
-            raise StoreRefused(
-                f"{path}: SQLite cannot keep its write-ahead log here (it says {mode!r})."
-                " Hint: use a local file system, not a network share."
-            )
-        connection.execute("PRAGMA synchronous = FULL")
+        _write_ahead(connection, path)
         migrate(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _write_ahead(connection: apsw.Connection, path: Path) -> None:
+    ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if mode != "wal":
+        raise StoreRefused(
+            f"{path}: SQLite cannot keep its write-ahead log here (it says {mode!r})."
+            " Hint: use a local file system, not a network share."
+        )
+    connection.execute("PRAGMA synchronous = FULL")
 
 
 def _open_read_only(path: Path) -> apsw.Connection:

@@ -1,21 +1,21 @@
 """Payloads, kept so that what many of them share is stored once.
 
-A conversation of N turns calls the model with everything said so far, N times; stored plainly that is
-O(N²) bytes. Here a large payload is cut where its own text suggests it, each *chunk* is stored under
-its hash once, and what stands in the event's row is the *root*: the payload's length and the numbers of
-its chunks. A later call shares all chunks but the last few. A long list of numbers is cut and stored
-in the same way, level by level, so that a root stays small too.
+A conversation of N turns calls the model with everything said so far, N times; stored plainly that
+is O(N²) bytes. Here a large payload is cut where its own text suggests it, each *chunk* is stored
+under its hash once, and what stands in the event's row is the *root*: the payload's length and the
+numbers of its chunks. A later call shares all chunks but the last few. A long list of numbers is
+cut and stored in the same way, level by level, so that a root stays small too.
 
 ::
 
-    root    u8 height ‖ u64 length ‖ u32 number …      height 0: the numbers are chunks of the payload
-    node    u32 number …                               a chunk that lists numbers one level further down
+    root    u8 height ‖ u64 length ‖ u32 number …    at height 0 these are chunks of the payload
+    node    u32 number …                             a chunk which lists those one level down
 
-Where a cut falls depends on the bytes around it and on where the last one fell, never on a counter of the
-whole, so equal stretches fall into the same chunks soon after they begin. Cuts are sought at C speed: right
-before a ``}`` or ``}]`` with a comma behind it, which is where messages, tool calls and rows of JSON end
-(before the brace, so that a last message is cut like one with a successor); failing that at the end of
-a line; failing that after CHUNK_BYTES_MAX.
+Where a cut falls depends on the bytes around it and on where the last one fell, never on a counter
+of the whole, so equal stretches fall into the same chunks soon after they begin. Cuts are sought at
+C speed: right before a ``}`` or ``}]`` with a comma behind it, which is where messages, tool calls
+and rows of JSON end (before the brace, so that a last message is cut like one with a successor);
+failing that at the end of a line; failing that after CHUNK_BYTES_MAX.
 
 Invariants: the exact bytes come back; a chunk's bytes never change and are never removed, so what
 is known of a committed chunk stays true.
@@ -26,6 +26,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from typing import Any
 
 import apsw
 
@@ -105,8 +106,11 @@ class ChunkWriter:
 
     def _number(self, digest: bytes, part: bytes) -> int:
         execute = self._connection.execute
-        for (number,) in execute("SELECT n FROM chunk WHERE hash = ?", (digest,)).fetchall():
-            return int(number)
+        found: list[tuple[Any, ...]] = execute(
+            "SELECT n FROM chunk WHERE hash = ?", (digest,)
+        ).fetchall()
+        if found:
+            return int(found[0][0])
         form, data = _deflate(part)
         execute("INSERT INTO chunk (hash, form, data) VALUES (?, ?, ?)", (digest, form, data))
         return self._connection.last_insert_rowid()
@@ -181,7 +185,7 @@ def _deflate(plain: bytes) -> tuple[int, bytes]:
 
 
 def _cut(payload: bytes) -> Iterator[bytes]:
-    """Cut a payload into chunks; a large one into fewer, so that it does not become a million rows."""
+    """Cut a payload into chunks, a large one into larger ones."""
     value_min, line_min = (256, 4_096) if len(payload) < 1 << 20 else (4_096, 4_096)
     start, end = 0, len(payload)
     while end - start > value_min:

@@ -5,6 +5,7 @@ state of the file and keep the write-ahead log from being reused.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,11 @@ from holdfast.core.events import Event, open_leaf
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
 from holdfast.ports import InboxMessage, Message
-from holdfast.stores.sqlite.changes import COLUMNS
+from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.file import meaning
 from holdfast.stores.sqlite.payloads import CHUNKED, inflate, load
 
 __all__ = ["Queries"]
-
-_ROW = f"SELECT {COLUMNS} FROM run WHERE id = ?"  # noqa: S608 - constants
-_ROWS = f"""
-SELECT {COLUMNS} FROM run WHERE {{}} ORDER BY created_at DESC, id DESC LIMIT ?"""  # noqa: S608 - constants
-_EVENTS = """
-SELECT leaf, salt, form, payload FROM event
-WHERE run = (SELECT n FROM run WHERE id = ?) AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
-_LOG = "SELECT leaf, salt, form, payload, pos FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
-_UNREAD = """
-SELECT n, id, topic, form, payload, at, sender, cause FROM inbox
-WHERE run = ? AND n > ? AND taken IS NULL ORDER BY n LIMIT ?"""
-_WAKE = """
-SELECT wake_at FROM run WHERE agent = ? AND wake_at > 0 AND worker IS NULL ORDER BY wake_at LIMIT 1"""
-_CHUNK = "SELECT form, data FROM chunk WHERE n = ?"
 
 _ALL = 2**62
 
@@ -50,7 +37,7 @@ class Queries:
         return int(self._all("PRAGMA data_version", ())[0][0])
 
     def row(self, run: str) -> RunRow | None:
-        for row in self._all(_ROW, (run,)):
+        for row in self._all(sql.ROW, (run,)):
             return RunRow(*row)
         return None
 
@@ -77,20 +64,22 @@ class Queries:
         if after:
             conditions.append("(created_at, id) < (?, ?)")
             values += after
-        found = self._all(_ROWS.format(" AND ".join(conditions)), (*values, limit))
+        found = self._all(
+            sql.ROWS.replace("@CONDITIONS", " AND ".join(conditions)), (*values, limit)
+        )
         return [RunRow(*row) for row in found]
 
     def next_wake(self, agents: Sequence[str]) -> int:
-        wakes = [at for agent in set(agents) for (at,) in self._all(_WAKE, (agent,))]
+        wakes = [at for agent in set(agents) for (at,) in self._all(sql.WAKES, (agent,))]
         return min(wakes, default=0)
 
     def read(self, run: str, after: int, until: int, limit: int) -> list[Event]:
-        found = self._all(_EVENTS, (run, after, until or _ALL, limit or _ALL))
+        found = self._all(sql.EVENTS, (run, after, until or _ALL, limit or _ALL))
         chunks: dict[int, bytes] = {}
         return [self._event(chunks, *fields) for fields in found]
 
     def read_log(self, after: int, limit: int) -> list[tuple[int, Event]]:
-        found = self._all(_LOG, (after, limit))
+        found = self._all(sql.LOG, (after, limit))
         chunks: dict[int, bytes] = {}
         return [(pos, self._event(chunks, *fields)) for *fields, pos in found]
 
@@ -98,7 +87,7 @@ class Queries:
         chunks: dict[int, bytes] = {}
         messages = []
         for n, name, topic, form, stored, at, sender, cause in self._all(
-            _UNREAD, (run, after, limit)
+            sql.UNREAD, (run, after, limit)
         ):
             payload = self._payload(chunks, form, stored)
             links = tuple(c if isinstance(c, int) else (c[0], c[1]) for c in json.loads(cause))
@@ -120,7 +109,7 @@ class Queries:
         return open_leaf(leaf, payload=payload, salt=salt)
 
     def _payload(self, chunks: dict[int, bytes], form: int, stored: bytes) -> bytes:
-        """Return a payload; ``chunks`` keeps those seen, for the next payload shares most of them."""
+        """Return a payload; ``chunks`` keeps what was fetched, for the next shares most of it."""
         if form != CHUNKED:
             return inflate(form, stored)
 
@@ -132,7 +121,7 @@ class Queries:
         return load(form, stored, fetch)
 
     def _chunk(self, number: int) -> bytes:
-        for form, data in self._all(_CHUNK, (number,)):
+        for form, data in self._all(sql.CHUNK, (number,)):
             return inflate(form, data)
         raise StoreRefused(
             f"{self._path}: chunk {number} is missing. Hint: holdfast fsck {self._path}"
@@ -147,7 +136,7 @@ class Queries:
 
 def _next_prefix(prefix: str) -> str:
     """Return the smallest string that is larger than all with this prefix, empty for none."""
-    last = ord(prefix[-1]) + 1
-    if last > 0x10FFFF:
+    if prefix[-1] == chr(sys.maxunicode):
         return ""
-    return prefix[:-1] + chr(0xE000 if 0xD800 <= last <= 0xDFFF else last)
+    last = chr(ord(prefix[-1]) + 1)
+    return prefix[:-1] + ("\ue000" if "\ud800" <= last <= "\udfff" else last)  # no surrogate

@@ -1,6 +1,6 @@
--- The tables of a store file, as version 1 of the format has them; PRAGMA user_version says which version
--- a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from each version to
--- the next, and a test shows that both ways end in the same tables.
+-- The tables of a store file, as version 1 of the format has them; PRAGMA user_version says which
+-- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
+-- each version to the next, and a test shows that both ways end in the same tables.
 --
 -- Times are µs since the epoch of Unix, 0 for never. `form` says how the payload beside it is kept:
 -- 0 as it is, 1 deflated, 2 as the root of a tree of chunks; NULL as payload means there is none.
@@ -8,14 +8,15 @@
 
 -- run: the row of each run (what its stream folds to), and its lease.
 --
--- `n` is what other tables call the run: small, and never given to another. `id` to `parent_key` are the
--- fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing. `worker` is who
--- holds the lease, NULL for nobody.
+-- `n` is what other tables call the run: small, and never given to another. `id` to `parent_key`
+-- are the fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing.
+-- `worker` is who holds the lease, NULL for nobody.
 --
--- `seen` is the largest inbox number that the run had looked at when it was last released. `ready_at` is
--- since when the run could go on (its last event's time while it is pending or running, else the time
--- of the oldest unread message newer than `seen`), NULL while a worker holds it or while it cannot; a
--- run whose `wake_at` is due is ready too, which is a matter of what time it is and so stands nowhere.
+-- `seen` is the largest inbox number that the run had looked at when it was last released.
+-- `ready_at` is since when the run could go on (its last event's time while it is pending or
+-- running, else the time of the oldest unread message newer than `seen`), NULL while a worker holds
+-- it or while it cannot; a run whose `wake_at` is due is ready too, which is a matter of what time
+-- it is and so stands nowhere.
 --
 -- Advancing a run that is held and does not sleep changes no column of any index.
 CREATE TABLE run (
@@ -45,9 +46,9 @@ CREATE INDEX run_ready ON run (agent, ready_at) WHERE ready_at IS NOT NULL;
 CREATE INDEX run_wake ON run (agent, wake_at) WHERE wake_at > 0;
 CREATE INDEX run_held ON run (worker) WHERE worker IS NOT NULL;
 
--- event: the log. `pos` is the position: one writer at a time takes the next, so whoever sees a position
--- has seen all that came before it. `leaf` is the event's exact bytes; `salt` and `payload` are NULL when
--- it has no payload. Rows are only ever added.
+-- event: the log. `pos` is the position: one writer at a time takes the next, so whoever sees a
+-- position has seen all that came before it. `leaf` is the event's exact bytes; `salt` and
+-- `payload` are NULL when it has no payload. Rows are only ever added.
 CREATE TABLE event (
   pos INTEGER PRIMARY KEY,
   run INTEGER NOT NULL,
@@ -59,10 +60,11 @@ CREATE TABLE event (
 ) STRICT;
 CREATE UNIQUE INDEX event_seq ON event (run, seq);
 
--- inbox: every message that ever arrived, for (run, id) is unique for ever. `run` is an id, since a message
--- may be there before its run is. `n` counts arrivals over the whole store. `cause` is JSON. A message
--- that was consumed keeps its row and loses its payload, which an event holds now; `taken` is the length
--- of the run's stream after the change that consumed it, NULL while the message is unread.
+-- inbox: every message that ever arrived, for (run, id) is unique for ever. `run` is an id, since a
+-- message may be there before its run is. `n` counts arrivals over the whole store. `cause` is
+-- JSON. A message that was consumed keeps its row and loses its payload, which an event holds now;
+-- `taken` is the length of the run's stream after the change that consumed it, NULL while the
+-- message is unread.
 CREATE TABLE inbox (
   n INTEGER PRIMARY KEY,
   run TEXT NOT NULL,
@@ -84,8 +86,9 @@ CREATE TABLE worker (
   expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the first
--- 20 bytes of the SHA-256 of its bytes; `n` is how a tree refers to it. payloads.py describes the trees.
+-- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the
+-- first 20 bytes of the SHA-256 of its bytes; `n` is how a tree refers to it. payloads.py describes
+-- the trees.
 CREATE TABLE chunk (
   n INTEGER PRIMARY KEY,
   hash BLOB NOT NULL UNIQUE,

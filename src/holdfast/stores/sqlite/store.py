@@ -1,18 +1,19 @@
 """The SQLite store: the contract of ``holdfast.ports.Store`` on one file.
 
-The parts: ``changes.py`` says what a write does to the tables, ``writer.py`` runs many of them in one
-commit, ``queries.py`` reads, ``payloads.py`` keeps large values, ``file.py`` opens and refuses
+The parts: ``changes.py`` says what a write does to the tables, ``writer.py`` runs many of them in
+one commit, ``queries.py`` reads, ``payloads.py`` keeps large values, ``file.py`` opens and refuses
 files, and ``schema.sql`` describes the tables. Here they are joined and given an asyncio face.
 
-Writes go to the writer's thread and connection. Reads that cost microseconds (a row, an empty inbox) run
-right in the loop on a connection of their own, all others in a thread with a third one, so that
-neither a sync nor a long read holds up the loop.
+Writes go to the writer's thread and connection. Reads that cost microseconds (a row, an empty
+inbox) run right in the loop on a connection of their own, all others in a thread with a third one,
+so that neither a sync nor a long read holds up the loop.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -31,29 +32,27 @@ T = TypeVar("T")
 
 POLL_S = 0.03
 """How often ``changed`` looks whether another process has committed."""
-_UNREAD_NEAR_MAX = 16
 
 
 class SqliteStore:
-    """A store in one SQLite file, which several processes may share. It belongs to one event loop."""
+    """A store in one SQLite file, which several processes may share; it is for one event loop."""
 
-    def __init__(
-        self,
-        path: Path,
-        changes: Changes | None,
-        writer: Writer | None,
-        near: Queries,
-        far: Queries,
-    ) -> None:
-        """Use ``open`` instead."""
+    def __init__(self, path: Path | str, *, create: bool, read_only: bool, inline: bool) -> None:
+        """Do what ``open`` promises; it is the way here, for a writer needs a running loop."""
+        self._path = path = Path(path).absolute()
         self.url = f"sqlite://{path}"
-        self._path = path
-        self._changes = changes
-        self._writer = writer
-        self._near = near
-        self._far = far
-        self._reader = None if near is far else ThreadPoolExecutor(1, "holdfast-reader")
-        self._version = near.version()
+        connection = None if read_only else connect(path, create=create)
+        self._near = Queries(connect(path, read_only=True), path)
+        self._far = self._near if inline else Queries(connect(path, read_only=True), path)
+        self._reader = None if inline else ThreadPoolExecutor(1, "holdfast-reader")
+        self._changes = Changes(connection) if connection else None
+        self._writer = None
+        if connection and self._changes:
+            undone = self._changes.forget
+            self._writer = Writer(
+                connection, path, inline=inline, undone=undone, written=self._tell
+            )
+        self._version = self._near.version()
         self._news = False
         self._waiting: set[asyncio.Event] = set()
 
@@ -80,27 +79,10 @@ class SqliteStore:
                 version; it is left as it is.
             StoreUnavailable: it cannot be opened or created now.
         """
-        path = Path(path).absolute()
-        changes: Changes | None = None
-        writer: Writer | None = None
-        store: Self
-        if not read_only:
-            connection = connect(path, create=create)
-            changes = Changes(connection)
-            writer = Writer(
-                connection,
-                path,
-                inline=inline,
-                undone=changes.forget,
-                written=lambda: store._tell(),  # noqa: PLW0108, SLF001 - bound below, one of its own
-            )
-        near = Queries(connect(path, read_only=True), path)
-        far = near if inline else Queries(connect(path, read_only=True), path)
-        store = cls(path, changes, writer, near, far)
-        return store
+        return cls(path, create=create, read_only=read_only, inline=inline)
 
     def append_nowait(self, change: Append) -> "asyncio.Future[None]":
-        """Put a change into the queue at once; the future is done when it is durable, as in ``append``."""
+        """Do as ``append`` does, but queue the change at once; the future tells what came of it."""
         changes, writer = self._writing()
         return writer.put(changes.append, change)
 
@@ -132,7 +114,10 @@ class SqliteStore:
         run: str = "",
     ) -> list[Claim]:
         changes, writer = self._writing()
-        return list(await writer.put(changes.claim, worker, now, lease_us, agents, limit, run))
+        claim = partial(
+            changes.claim, worker, now=now, lease_us=lease_us, agents=agents, limit=limit, run=run
+        )
+        return list(await writer.put(claim))
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
         changes, writer = self._writing()

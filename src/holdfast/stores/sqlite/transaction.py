@@ -1,8 +1,8 @@
-"""What the body of a ``transactional`` step may do to the file: anything with the user's own tables.
+"""What the body of a ``transactional`` step may do: anything with the user's own tables.
 
-SQLite asks an authorizer about every table, index, trigger and transaction that a statement names, those
-behind views and triggers included. Ours says no to what would end or escape the transaction, and to
-whatever has the name of an object of the store's, as a temporary table would hide it.
+SQLite asks an authorizer about every table, index, trigger and transaction that a statement names,
+those behind views and triggers included. Ours says no to what would end or escape the transaction,
+and to whatever has the name of an object of the store's, as a temporary table would hide it.
 
 Invariant: while a body runs nothing of the store's can be read or written through its statements.
 """
@@ -58,7 +58,7 @@ def user_transaction(connection: apsw.Connection) -> Iterator["UserTransaction"]
 
 
 class UserTransaction:
-    """Keeps the contract of ``holdfast.ports.Transaction``; ``over`` when it may not be used any more."""
+    """Keeps the contract of ``holdfast.ports.Transaction``, until it is ``over``."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection

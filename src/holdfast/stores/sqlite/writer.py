@@ -1,19 +1,19 @@
 """Group commit: one thread writes, and one sync makes many runs' changes durable.
 
-Callers put jobs into a queue and get futures. The thread takes all that has queued up, runs
-every job inside one transaction, commits once, and answers all of them by one call into the loop; what
-is put meanwhile is the next batch. So the busier the store, the fewer syncs each change needs, and
+Callers put jobs into a queue and get futures. The thread takes all that has queued up, runs every
+job inside one transaction, commits once, and answers all of them by one call into the loop; what is
+put meanwhile is the next batch. So the busier the store, the fewer syncs each change needs, and
 nobody waits for a timer.
 
-A job that raises an error of ours has written nothing (checks precede writes), so its neighbours
-go on. Whatever else a job raises may have left half of it behind: the transaction is undone, and the
-batch repeated job by job, so that only the culprit fails. An error of the disk's, or a lock
-that does not come free, fails the whole batch with StoreUnavailable, and the store stays usable.
+A job that raises an error of ours has written nothing (checks precede writes), so its neighbours go
+on. Whatever else a job raises may have left half of it behind: the transaction is undone, and the
+batch repeated job by job, so that only the culprit fails. An error of the disk's, or a lock that
+does not come free, fails the whole batch with StoreUnavailable, and the store stays usable.
 
 With ``inline=True`` there is no thread: each job runs at once in a transaction of its own.
 
-Invariants: jobs run in the order in which they were put; an answer is given after the commit that it
-reports; a caller that stops waiting changes nothing.
+Invariants: jobs run in the order in which they were put; an answer is given after the commit that
+it reports; a caller that stops waiting changes nothing.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class Writer:
     def put(
         self, operation: Callable[..., Any], *arguments: Any, alone: bool = False
     ) -> "asyncio.Future[Any]":
-        """Have ``operation(*arguments)`` run inside a transaction; the future tells what came of it."""
+        """Have ``operation(*arguments)`` run in a transaction; the future tells what came of it."""
         job = _Job(operation, arguments, asyncio.get_running_loop().create_future(), alone)
         if self._closed:
             job.answer.set_exception(StoreUnavailable(f"{self._path}: the store is closed."))

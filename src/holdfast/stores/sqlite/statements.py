@@ -1,0 +1,119 @@
+"""Every statement that the store runs again and again; schema.sql describes the tables.
+
+``@NAMES`` stand for what several statements share. Values are always bound.
+"""
+
+from holdfast.core.state import ENDED, RunRow
+
+__all__ = [
+    "ADVANCE",
+    "CHUNK",
+    "DUE",
+    "EVENTS",
+    "FORGET",
+    "FREE",
+    "HEARTBEAT",
+    "KNOWN",
+    "LEASE",
+    "LET_GO",
+    "LOG",
+    "LOST",
+    "MOVE",
+    "NAMED",
+    "NEW_EVENT",
+    "NEW_MESSAGE",
+    "NEW_RUN",
+    "NUMBER",
+    "PLACE",
+    "READY",
+    "RENEW",
+    "ROW",
+    "ROWS",
+    "SETTLE",
+    "TAKE",
+    "UNREAD",
+    "WAKE",
+    "WAKES",
+]
+
+_SHARED = {
+    "@FIELDS": ", ".join(("id", *RunRow._fields[1:])),  # the columns that make a RunRow, in order
+    "@VALUES": ", ".join("?" * len(RunRow._fields)),
+    "@READY_AT": """
+        CASE WHEN status IN @GOING THEN updated_at WHEN status IN @OVER THEN NULL ELSE (
+          SELECT min(at) FROM inbox
+          WHERE inbox.run = run.id AND inbox.n > run.seen AND inbox.taken IS NULL) END""",
+    "@GOING": "('pending', 'running')",
+    "@OVER": f"({', '.join(repr(status) for status in sorted(ENDED))})",
+}
+
+
+def _sql(statement: str) -> str:
+    for name, text in _SHARED.items():
+        statement = statement.replace(name, text)
+    return statement
+
+
+# A change of a run: the epoch is fenced and length and head are checked by matching a row or not.
+# The first is the common case, a run that is held and does not sleep: it touches no index.
+ADVANCE = """
+UPDATE run SET status = ?, seq = ?, head = ?, turn = ?, turn_seq = ?, state_seq = ?, updated_at = ?
+WHERE n = ? AND epoch = ? AND seq = ? AND head = ? AND worker IS NOT NULL AND wake_at = 0"""
+MOVE = """
+UPDATE run SET status = ?, seq = ?, head = ?, turn = ?, turn_seq = ?, state_seq = ?, updated_at = ?,
+  wake_at = ?
+WHERE n = ? AND epoch = ? AND seq = ? AND head = ?"""
+LET_GO = "UPDATE run SET worker = NULL, seen = ? WHERE n = ?"
+SETTLE = _sql("UPDATE run SET ready_at = @READY_AT WHERE n = ? AND worker IS NULL")
+NUMBER = "SELECT n FROM run WHERE id = ?"
+PLACE = "SELECT epoch, seq FROM run WHERE id = ?"
+
+NEW_RUN = _sql("INSERT INTO run (@FIELDS) VALUES (@VALUES) ON CONFLICT (id) DO NOTHING")
+NEW_EVENT = "INSERT INTO event (run, seq, leaf, salt, form, payload) VALUES (?, ?, ?, ?, ?, ?)"
+
+KNOWN = "SELECT 1 FROM inbox WHERE run = ? AND id = ?"
+NEW_MESSAGE = """
+INSERT INTO inbox (run, id, topic, at, sender, cause, form, payload)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+WAKE = _sql("""
+UPDATE run SET ready_at = min(coalesce(ready_at, ?1), ?1)
+WHERE id = ?2 AND worker IS NULL AND status NOT IN @GOING AND status NOT IN @OVER""")
+TAKE = """
+UPDATE inbox SET taken = ?, form = 0, payload = NULL WHERE n = ? AND run = ? AND taken IS NULL"""
+
+# Leases. There are two ways to be ready, each with its index: since `ready_at`, or since `wake_at`
+# when that is due.
+LOST = "SELECT id FROM worker WHERE expires_at <= ?"
+FREE = _sql("UPDATE run SET worker = NULL, ready_at = @READY_AT WHERE worker = ?")
+FORGET = "DELETE FROM worker WHERE id = ?"
+HEARTBEAT = """
+INSERT INTO worker (id, expires_at) VALUES (?1, ?2)
+ON CONFLICT (id) DO UPDATE SET expires_at = ?2"""
+RENEW = "UPDATE worker SET expires_at = ? WHERE id = ? AND expires_at > ?"
+READY = """
+SELECT ready_at, id, n FROM run
+WHERE agent = ?1 AND ready_at IS NOT NULL ORDER BY ready_at, id LIMIT ?2"""
+DUE = _sql("""
+SELECT wake_at, id, n FROM run
+WHERE agent = ?1 AND wake_at > 0 AND wake_at <= ?3
+  AND worker IS NULL AND status NOT IN @GOING AND status NOT IN @OVER
+ORDER BY wake_at, id LIMIT ?2""")
+NAMED = _sql("SELECT agent, n FROM run WHERE id = ? AND worker IS NULL AND status NOT IN @OVER")
+LEASE = _sql("""
+UPDATE run SET worker = ?, epoch = epoch + 1, ready_at = NULL WHERE n = ?
+RETURNING epoch, @FIELDS""")
+
+# Reads. ROWS gets its conditions where it is used.
+ROW = _sql("SELECT @FIELDS FROM run WHERE id = ?")
+ROWS = _sql("SELECT @FIELDS FROM run WHERE @CONDITIONS ORDER BY created_at DESC, id DESC LIMIT ?")
+EVENTS = """
+SELECT leaf, salt, form, payload FROM event
+WHERE run = (SELECT n FROM run WHERE id = ?) AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
+LOG = "SELECT leaf, salt, form, payload, pos FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
+UNREAD = """
+SELECT n, id, topic, form, payload, at, sender, cause FROM inbox
+WHERE run = ? AND n > ? AND taken IS NULL ORDER BY n LIMIT ?"""
+WAKES = """
+SELECT wake_at FROM run
+WHERE agent = ? AND wake_at > 0 AND worker IS NULL ORDER BY wake_at LIMIT 1"""
+CHUNK = "SELECT form, data FROM chunk WHERE n = ?"
