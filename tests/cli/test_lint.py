@@ -380,7 +380,7 @@ async def second(): return stamp()
         Finding(
             path="desk.py",
             line=5,
-            column=49,
+            column=47,
             rule="environment",
             message="os.getenv() in agent 'first'",
             remedy="an input of the agent, or read it in a @hf.step",

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from holdfast.core import events as ev
-from holdfast.core.events import Event
+from holdfast.core.events import Cause, Event
 from holdfast.core.machine import Machine
+from holdfast.core.state import RunState
 
-__all__ = ["Plan", "cut_attempts", "feed_all", "plan"]
+__all__ = ["Plan", "feed_all", "open_streams", "plan"]
 
 
 @dataclass(slots=True)
@@ -32,9 +33,14 @@ class Plan:
     """The version guards passed, void ones excepted."""
 
 
-def plan(turn_events: Sequence[Event]) -> Plan:
-    """Sort a turn's events, ``turn.started`` first, into those to feed and those void."""
-    made_again: set[tuple[str, int]] = set()
+def plan(turn_events: Sequence[Event], *, cut: frozenset[tuple[str, int]] = frozenset()) -> Plan:
+    """Sort a turn's events, ``turn.started`` first, into those to feed and those void.
+
+    Args:
+        turn_events: The recorded events of the turn.
+        cut: (step key, attempt) of streaming attempts that are to be made again.
+    """
+    made_again = set(cut)
     for event in turn_events:
         if isinstance(event.body, ev.StepStarted):
             made_again.add((event.body.key, event.body.attempt - 1))
@@ -42,15 +48,15 @@ def plan(turn_events: Sequence[Event]) -> Plan:
             made_again.add((event.body.key, event.body.attempt))
     accepted = [(e.body.from_seq, e.seq) for e in turn_events if isinstance(e.body, ev.RunAccepted)]
     result = Plan()
-    cut: set[int] = set()
+    void: set[Cause] = set()
     for event in turn_events:
         body = event.body
         if any(begin <= event.seq < end for begin, end in accepted):
             result.voided.append(event)
         elif (isinstance(body, ev.StepEmitted) and (body.key, body.attempt) in made_again) or (
-            isinstance(body, ev.StreamEmitted) and not cut.isdisjoint(event.cause)
+            isinstance(body, ev.StreamEmitted) and not void.isdisjoint(event.cause)
         ):
-            cut.add(event.seq)
+            void.add(event.seq)
         else:
             result.feed.append(event)
     result.marks = frozenset(
@@ -59,20 +65,16 @@ def plan(turn_events: Sequence[Event]) -> Plan:
     return result
 
 
-def cut_attempts(turn_events: Sequence[Event], key: str, attempt: int) -> tuple[set[int], bool]:
-    """Return the seqs of a cut attempt's parts, and whether the agent acted on any of them."""
-    left = {
-        e.seq
-        for e in turn_events
-        if isinstance(e.body, ev.StepEmitted) and (e.body.key, e.body.attempt) == (key, attempt)
+def open_streams(turn_events: Sequence[Event], state: RunState) -> frozenset[tuple[str, int]]:
+    """Return (step key, attempt) of the attempts that had emitted parts and have no outcome."""
+    emitted = {
+        (e.body.key, e.body.attempt) for e in turn_events if isinstance(e.body, ev.StepEmitted)
     }
-    acted = any(
-        e.body.role == "note"
-        and not isinstance(e.body, ev.StreamEmitted)
-        and not left.isdisjoint(e.cause)
-        for e in turn_events
+    return frozenset(
+        (key, attempt)
+        for key, attempt in emitted
+        if key in state.open_steps and state.open_steps[key].attempt == attempt
     )
-    return left, acted
 
 
 def feed_all(machine: Machine, events: Sequence[Event]) -> None:

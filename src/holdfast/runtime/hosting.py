@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from holdfast.core import events as ev
 from holdfast.core.events import Cause, Event
 from holdfast.core.machine import Machine
+from holdfast.core.replay import Plan
 from holdfast.core.specs import AgentSpec
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.appender import Appender
@@ -74,6 +75,10 @@ class Host(Protocol):
 
     def rewind(self) -> None:
         """Leave memory, to be taken up anew from the log at once."""
+        ...
+
+    def replay(self, turn_events: list[Event], cut: frozenset[tuple[str, int]]) -> Plan | None:
+        """Replay the turn, as if ``cut`` attempts had emitted nothing; None if that cannot be."""
         ...
 
     def soon(self, callback: Callable[[], None]) -> None:

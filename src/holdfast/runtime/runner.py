@@ -21,7 +21,7 @@ from holdfast.core.codec import json_bytes
 from holdfast.core.events import Cause, Event
 from holdfast.core.failures import failure_bytes
 from holdfast.core.machine import Command, Machine
-from holdfast.core.replay import Plan, feed_all, plan
+from holdfast.core.replay import Plan, feed_all, open_streams, plan
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED, restore
 from holdfast.errors import Conflict, Diverged, Fenced
@@ -133,16 +133,40 @@ class Runner:
         if state.status in ENDED or self.machine_idle(turn_events):
             self.settle()
             return
-        recorded = plan(turn_events)
-        self.machine = self._make_machine(recorded)
+        cut = open_streams(turn_events, state)
         try:
-            feed_all(self.machine, recorded.feed)
+            recorded = self.replay(turn_events, cut)
+            if recorded is None:
+                self.steps.cut_for_good = cut
+                recorded = self.replay(turn_events, frozenset())
         except Diverged as error:
             self._diverged(error)
             return
+        assert recorded is not None
         self._note_all()
-        self.steps.recover(recorded, turn_events)
+        self.steps.recover(recorded)
         self.settle()
+
+    def replay(self, turn_events: list[Event], cut: frozenset[tuple[str, int]]) -> Plan | None:
+        """Replay the turn, as if ``cut`` streaming attempts had emitted nothing.
+
+        Returns None when the agent has acted on one of their parts: then they must stand, and
+        the turn is to be replayed without ``cut``.
+
+        Raises:
+            Diverged: the code asks for something else, and not because of ``cut``.
+        """
+        recorded = plan(turn_events, cut=cut)
+        if self.machine is not None:
+            self.machine.close()
+        self.machine = self._make_machine(recorded)
+        try:
+            feed_all(self.machine, recorded.feed)
+        except Diverged:
+            if not cut:
+                raise
+            return None
+        return recorded
 
     @staticmethod
     def machine_idle(turn_events: list[Event]) -> bool:

@@ -23,7 +23,7 @@ from holdfast.core import events as ev
 from holdfast.core.events import Cause, Event
 from holdfast.core.failures import failure_bytes
 from holdfast.core.machine import Call
-from holdfast.core.replay import Plan, cut_attempts
+from holdfast.core.replay import Plan
 from holdfast.core.retry import backoff_s
 from holdfast.core.state import OpenStep
 from holdfast.errors import CodecError, StoreError
@@ -55,7 +55,11 @@ class Steps:
         self._wanted: list[Call] = []
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._waiting_for_disk = 0
+        self._streamed: set[str] = set()
+        """Keys of the steps whose attempt in this process has emitted parts."""
         self._adoptable: dict[str, tuple[Event, Event | None]] = {}
+        self.cut_for_good: frozenset[tuple[str, int]] = frozenset()
+        """Streaming attempts that a crash cut after the agent had acted on a part."""
         self.retries: dict[str, int] = {}
         """Step key → when its next attempt is due (µs)."""
         self.doubts: set[str] = set()
@@ -207,18 +211,24 @@ class Steps:
         payload = failure_bytes(error)
         more = step.failures + 1 < call.spec.retry.attempts
         again = verdict == "retry" or (verdict == "unknown" and call.effect == "idempotent")
-        if again and more:
-            wait_s = max(self._backoff_s(call, step), retry_after_s(error))
-            due = runner.settings.clock.now() + int(wait_s * 1e6)
-            body = ev.StepFailed(key, step.attempt, final=False, retry_at=due)
-            runner.log.record(body, payload, (step.attempt_seq,))
-            self.retries[key] = due
+        if again and more and key in self._streamed:
+            self._spawn(key, self._read_turn(), lambda k, t: self._stream_failed(k, t, error))
+        elif again and more:
+            self._retry_later(key, error)
         elif verdict == "unknown":
             runner.log.record(ev.StepDoubted(key, step.attempt), payload, (step.attempt_seq,))
             self._doubt(key)
         else:
             body = ev.StepFailed(key, step.attempt, final=True)
             runner.take_in(body, payload, (step.attempt_seq,))
+
+    def _retry_later(self, key: str, error: BaseException) -> None:
+        runner, step = self._runner, self._open(key)
+        wait_s = max(self._backoff_s(self._call(key), step), retry_after_s(error))
+        due = runner.settings.clock.now() + int(wait_s * 1e6)
+        body = ev.StepFailed(key, step.attempt, final=False, retry_at=due)
+        runner.log.record(body, failure_bytes(error), (step.attempt_seq,))
+        self.retries[key] = due
 
     def _backoff_s(self, call: Call, step: OpenStep) -> float:
         assert call.spec is not None
@@ -264,8 +274,33 @@ class Steps:
 
     def _emitted(self, body: ev.StepEmitted, part: bytes) -> None:
         if self._known(body.key):
+            self._streamed.add(body.key)
             self._runner.take_in(body, part, (self._open(body.key).attempt_seq,))
             self._runner.settle()
+
+    async def _read_turn(self) -> list[Event]:
+        log = self._runner.log
+        await log.flushed()
+        return await self._runner.settings.store.read(log.state.run, after=log.state.turn_seq - 1)
+
+    def _stream_failed(
+        self, key: str, task: "asyncio.Task[list[Event]]", error: BaseException
+    ) -> None:
+        """Make a cut attempt again as if it had never been, if the agent has not acted on it."""
+        runner, step = self._runner, self._open(key)
+        if task.cancelled() or task.exception() is not None:
+            return  # the store is gone, and the run with it
+        turn_events = task.result()
+        if turn_events[-1].seq != runner.log.state.seq:
+            self._spawn(key, self._read_turn(), lambda k, t: self._stream_failed(k, t, error))
+            return
+        if runner.replay(turn_events, frozenset({(key, step.attempt)})) is not None:
+            self._retry_later(key, error)
+            runner.rewind()
+            return
+        runner.replay(turn_events, frozenset())
+        body = ev.StepFailed(key, step.attempt, final=True)
+        runner.take_in(body, failure_bytes(error), (step.attempt_seq,))
 
     # Transactions
 
@@ -380,7 +415,7 @@ class Steps:
 
     # Recovery
 
-    def recover(self, recorded: Plan, turn_events: list[Event]) -> None:
+    def recover(self, recorded: Plan) -> None:
         """Take up what the log leaves open: the machine has been fed all there is."""
         for event in recorded.voided:
             if isinstance(event.body, ev.StepStarted) and event.body.attempt == 1:
@@ -391,11 +426,10 @@ class Steps:
         fresh = {call.key for call in self._wanted}
         for call in list(self._runner.machine.calls.values()):
             if call.kind == "step" and call.key not in fresh:
-                self._recover(call, turn_events)
+                self._recover(call)
 
-    def _recover(self, call: Call, turn_events: list[Event]) -> None:
+    def _recover(self, call: Call) -> None:
         runner, step = self._runner, self._open(call.key)
-        assert call.spec is not None
         if step.stage == "failed":
             self.retries[call.key] = step.retry_at
         elif step.stage == "doubted":
@@ -403,19 +437,12 @@ class Steps:
         elif step.stage == "started" and call.effect == "once":
             runner.log.record(ev.StepDoubted(call.key, step.attempt), None, (step.attempt_seq,))
             self._doubt(call.key)
-        elif call.spec.streams and self._acted_on_parts(call.key, step.attempt, turn_events):
-            error = ConnectionError(
-                "the stream was cut by a crash after the agent had acted on a part of it"
-            )
+        elif (call.key, step.attempt) in self.cut_for_good:
+            error = ConnectionError("the stream was cut after the agent had acted on a part of it")
             body = ev.StepFailed(call.key, step.attempt, final=True)
             runner.take_in(body, failure_bytes(error), (step.attempt_seq,))
         else:
             self._attempt_again(call.key, (step.attempt_seq,))
-
-    @staticmethod
-    def _acted_on_parts(key: str, attempt: int, turn_events: list[Event]) -> bool:
-        _left, acted = cut_attempts(turn_events, key, attempt)
-        return acted
 
     def _adopt(self, call: Call) -> bool:
         """Take over the recorded outcome of a step that an accepted divergence made void."""
