@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         UsageError,
     )
+    from holdfast.integrations.http import async_http_client, http_client
     from holdfast.runtime.worker import Worker, WorkerSettings
     from holdfast.tools import call, schemas, step, tool
 
@@ -104,6 +105,7 @@ _HOMES = {
         "StoreUnavailable",
         "UsageError",
     ],
+    "holdfast.integrations.http": ["async_http_client", "http_client"],
     "holdfast.runtime.worker": ["Worker", "WorkerSettings"],
     "holdfast.tools": ["call", "schemas", "step", "tool"],
 }
@@ -137,9 +139,11 @@ __all__ = [
     "__version__",
     "agent",
     "ask",
+    "async_http_client",
     "attempt",
     "call",
     "emit",
+    "http_client",
     "idempotency_key",
     "now",
     "random",

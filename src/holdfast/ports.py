@@ -140,11 +140,12 @@ class Store(Protocol):
         """
         ...
 
-    async def append(self, change: Append) -> None:
-        """Apply one change; returns when it is durable. Appends of many runs may share a commit.
+    def append(self, change: Append) -> Awaitable[None]:
+        """Apply one change; the answer comes when it is durable.
 
-        Changes of one run take effect in the order of the calls; when one fails, so do those behind
-        it.
+        The change counts as made when ``append`` is called, awaited or not: changes of one run take
+        effect in the order of the calls, and when one fails, so do those behind it. Appends of many
+        runs may share a commit.
 
         Raises:
             Fenced: the run's epoch is larger than the change's.
@@ -182,12 +183,14 @@ class Store(Protocol):
         agents: Sequence[str],
         limit: int,
         run: str = "",
+        family: str = "",
     ) -> list[Claim]:
         """Lease up to ``limit`` ready runs of these agents (URIs), those ready the longest first.
 
         Frees the runs of workers whose lease has run out, renews this worker's, and raises each
         claimed run's epoch by one. With ``run``, only that run is considered, and it need not be
-        ready: any run that has not ended and that nobody holds will do.
+        ready: any run that has not ended and that nobody holds will do. With ``family``, only that
+        run and those it has started are considered: their ids begin with it and a slash.
         """
         ...
 
@@ -236,11 +239,22 @@ class Store(Protocol):
         """Return rows, newest first by (created_at, run), beginning after that pair."""
         ...
 
+    async def ready(self, agents: Sequence[str], *, now: int) -> bool:
+        """Tell whether a claim would find a ready run, or a lost worker's runs to free."""
+        ...
+
+    async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
+        """Return the unread messages with ``n > after`` to runs that this worker holds, by n.
+
+        The number beside them is the largest that any inbox has: where to look on from.
+        """
+        ...
+
     async def next_wake(self, agents: Sequence[str]) -> int:
         """Return the earliest ``wake_at`` of the parked runs of these agents, 0 for none."""
         ...
 
-    async def changed(self, timeout_s: float) -> None:
+    async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         """Return when something may have changed since the last call, or after ``timeout_s``.
 
         A hint only.

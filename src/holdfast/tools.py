@@ -5,6 +5,7 @@ since nothing is recorded then), inside the body of another step it is plain cod
 arguments are encoded, the machine issues a step, and the caller gets the decoded outcome.
 """
 
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar, cast, overload
@@ -128,8 +129,9 @@ def _stream_wrapper(spec: StepSpec) -> Any:
             async for part in spec.fn(*args, **kwargs):
                 yield part
             return
-        async for data in machine.parts(_ask(machine, spec, args, kwargs)):
-            yield spec.result.decode(data)
+        async with contextlib.aclosing(machine.parts(_ask(machine, spec, args, kwargs))) as parts:
+            async for data in parts:
+                yield spec.result.decode(data)
 
     return stream
 

@@ -48,6 +48,11 @@ class Call:
     def done(self) -> bool:
         return self.value is not None or self.error is not None
 
+    @property
+    def may_be_abandoned(self) -> bool:
+        """Whether a cancelled wait ends at once: the outcome of an effect is always waited for."""
+        return self.kind != "step" or self.effect == "read"
+
     def result(self) -> bytes:
         """Return the outcome's value.
 

@@ -11,6 +11,7 @@ of the host loop (inside a host task, asyncio would take the inner tasks for nes
 
 import asyncio
 import contextvars
+import functools
 import heapq
 import sys
 import threading
@@ -243,7 +244,10 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
 
     async def shutdown_asyncgens(self) -> None:
         for generator in self._asyncgens:
-            await generator.aclose()
+            try:
+                await generator.aclose()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are closed too
+                self.unhandled.append({"exception": error, "asyncgen": generator})
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's signature
         pass
@@ -327,3 +331,16 @@ for _name in _IO:
     setattr(TurnLoop, _name, _refuse(_name))
 for _name in ("run_forever", "run_until_complete", "stop", "set_task_factory", "set_debug"):
     setattr(TurnLoop, _name, _refuse_nesting(_name))
+
+_as_completed: Any = asyncio.as_completed
+
+
+@functools.wraps(_as_completed)
+def _as_completed_in_order(fs: Any, *, timeout: float | None = None) -> Any:
+    """Give ``asyncio.as_completed`` tasks: it begins coroutines in the order of their addresses."""
+    if isinstance(asyncio._get_running_loop(), TurnLoop) and not asyncio.isfuture(fs):  # noqa: SLF001 - the public one raises instead
+        fs = [asyncio.ensure_future(f) for f in dict.fromkeys(fs)]
+    return _as_completed(fs, timeout=timeout)
+
+
+asyncio.as_completed = _as_completed_in_order

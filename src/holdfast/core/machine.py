@@ -25,7 +25,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NoReturn
 
 import greenlet
@@ -115,6 +115,9 @@ class Machine:
         self._closed = False
         self._spinning = False
         self._blocked_on: Call | None = None
+        self._blocked_task: asyncio.Task[Any] | None = None
+        self._interrupted = False
+        """Whether the agent is to be told, in the middle of a sync call, that it was cancelled."""
         self._greenlet = greenlet.greenlet(self._drive)
         self._context = contextvars.copy_context()
         self._context.run(_CURRENT.set, self)
@@ -247,7 +250,7 @@ class Machine:
             try:
                 await self._wake_up(call)
             except asyncio.CancelledError as error:
-                if not call.done and (call.kind != "step" or call.effect == "read"):
+                if not call.done and call.may_be_abandoned:
                     self._abandon(call)
                     raise
                 cancelled = error
@@ -255,7 +258,7 @@ class Machine:
             raise cancelled
         return call.result()
 
-    async def parts(self, call: Call) -> AsyncIterator[bytes]:
+    async def parts(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Wait for a streaming call's parts, one by one.
 
         The outcome's failure, if any, is raised behind them. Leaving early abandons the call.
@@ -276,10 +279,13 @@ class Machine:
 
         Raises:
             StepFailed: the recorded failure.
-            CancelledError: the run was cancelled while it waited for a ``read``.
+            CancelledError: the run was cancelled while it waited.
         """
         while not call.done:
             self._block_on(call)
+        if self._interrupted:
+            self._interrupted = False
+            raise asyncio.CancelledError
         return call.result()
 
     def wait_parts(self, call: Call) -> Iterator[bytes]:
@@ -301,12 +307,13 @@ class Machine:
                 f"{call.key} was called in a thread of its own inside a turn. Hint: call it in"
                 " the agent itself."
             )
-        if self.cancelling and call.effect == "read" and not self._cleaning_up:
+        self._blocked_on, self._blocked_task = call, asyncio.current_task(self.loop)
+        self._switch_out()
+        self._blocked_on = self._blocked_task = None
+        if self._interrupted and not call.done and call.may_be_abandoned:
+            self._interrupted = False
             self._abandon(call)
             raise asyncio.CancelledError
-        self._blocked_on = call
-        self._switch_out()
-        self._blocked_on = None
 
     # Inside
 
@@ -330,7 +337,10 @@ class Machine:
             case ev.CancelRequested():
                 self.cancelling = True
                 if self._main is not None and not self._cleaning_up:
-                    self._main.cancel()
+                    if self._blocked_task is self._main:
+                        self._interrupted = True
+                    else:
+                        self._main.cancel()
             case _:
                 raise AssertionError(f"not an input: {body}")
 
@@ -431,6 +441,7 @@ class Machine:
             )
         self._cleaning_up = True
         await self._reap()
+        await self.loop.shutdown_asyncgens()
         if isinstance(body, ev.RunCancelled | ev.RunFailed | ev.TurnFailed):
             await self._compensate()
         self._issue(body, payload)

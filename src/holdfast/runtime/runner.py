@@ -25,7 +25,7 @@ from holdfast.core.replay import Plan, feed_all, open_streams, plan
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED, restore
 from holdfast.errors import Conflict, Diverged, Fenced
-from holdfast.ports import Claim, Message
+from holdfast.ports import Claim, InboxMessage, Message
 from holdfast.runtime.appender import Appender
 from holdfast.runtime.births import child_run
 from holdfast.runtime.hosting import RunnerSettings
@@ -68,6 +68,7 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._lingered = False
+        self._begun = False
         self._closing = False
 
     @property
@@ -100,12 +101,14 @@ class Runner:
             on_lost=self.lost,
         )
         self.inbox.add(unread)
+        self._begun = True
         self._loop.call_soon(self._guarded, lambda: self._begin(turn_events))
 
-    def poke(self) -> None:
-        """Look into the inbox: something may have arrived."""
-        if not self._closing:
-            self._loop.create_task(self._poke())
+    def arrived(self, message: InboxMessage) -> None:
+        """Take note of a message for this run."""
+        if self._begun and not self._closing:
+            self.inbox.add([message])
+            self._loop.call_soon(self._guarded, self.settle)
 
     def drain(self) -> None:
         """Start nothing new; give the run back as soon as no effect is under way."""
@@ -116,12 +119,6 @@ class Runner:
     def fence(self) -> None:
         """Stop at once: the lease is lost."""
         self.lost(Fenced(f"run {self.run!r}: the lease of epoch {self._claim.epoch} is lost"))
-
-    async def _poke(self) -> None:
-        unread = await self.settings.store.unread(self.run, after=self.inbox.seen)
-        if unread and not self._closing:
-            self.inbox.add(unread)
-            self._loop.call_soon(self._guarded, self.settle)
 
     def _begin(self, turn_events: list[Event]) -> None:
         state = self.log.state

@@ -64,6 +64,8 @@ class Worker:
     _stopped: bool = False
     _lease_ends: float = 0.0
     _trouble: str = ""
+    _mail_seen: int = 0
+    _left: "asyncio.Future[None] | None" = None
 
     def __post_init__(self) -> None:
         for spec in self.agents:
@@ -90,8 +92,7 @@ class Worker:
                     return
                 if not claimed:
                     await self._rest()
-                    for runner in list(self._runners.values()):
-                        runner.poke()
+                    await self._collect_mail()
         finally:
             self._stopped = True
             heartbeat.cancel()
@@ -121,31 +122,64 @@ class Worker:
         )
 
     async def _rest(self) -> None:
+        """Wait until something may have become ready, or a run has left memory."""
         timeout = self.worker_settings.poll_s
         try:
             wake_at = await self.settings.store.next_wake(list(self._by_uri))
-            if wake_at:
-                due_s = (wake_at - self.settings.clock.now()) / 1e6
-                timeout = max(0.001, min(timeout, due_s))
-            await self.settings.store.changed(timeout)
         except StoreError as error:
             self._note_trouble(error)
-            await asyncio.sleep(timeout)
+            wake_at = 0
+        if wake_at:
+            due_s = (wake_at - self.settings.clock.now()) / 1e6
+            timeout = max(0.001, min(timeout, due_s))
+        loop = asyncio.get_running_loop()
+        self._left = loop.create_future()
+        hint = loop.create_task(self._hint(timeout))
+        await asyncio.wait({hint, self._left}, return_when=asyncio.FIRST_COMPLETED)
+        hint.cancel()
+
+    async def _hint(self, timeout_s: float) -> None:
+        try:
+            await self.settings.store.changed(timeout_s, ready=True)
+        except StoreError as error:
+            self._note_trouble(error)
+            await asyncio.sleep(timeout_s)
+
+    async def _collect_mail(self) -> None:
+        """Give the runs in memory the messages that have arrived for them."""
+        if not self._runners:
+            return
+        try:
+            self._mail_seen, messages = await self.settings.store.mail(
+                self.name, after=self._mail_seen
+            )
+        except StoreError as error:
+            self._note_trouble(error)
+            return
+        for message in messages:
+            if message.message.to in self._runners:
+                self._runners[message.message.to].arrived(message)
 
     async def _claim(self) -> bool:
         room = self.worker_settings.runs_max - len(self._runners)
         if self._draining or room <= 0:
             return False
         settings, only = self.worker_settings, self.worker_settings.only_run
+        first = bool(only) and not self.endings and not self._runners
+        agents = list(self._by_uri)
         begun = asyncio.get_running_loop().time()
+        now = self.settings.clock.now()
         try:
+            if not first and not await self.settings.store.ready(agents, now=now):
+                return False
             claims = await self.settings.store.claim(
                 self.name,
-                now=self.settings.clock.now(),
+                now=now,
                 lease_us=int(settings.lease_s * 1e6),
-                agents=list(self._by_uri),
+                agents=agents,
                 limit=min(room, 100),
-                run=only if only and only not in self.endings else "",
+                run=only if first else "",
+                family=only,
             )
         except StoreError as error:
             self._note_trouble(error)
@@ -175,6 +209,8 @@ class Worker:
         if self._runners.get(runner.run) is runner:
             del self._runners[runner.run]
         self.endings[runner.run] = ending
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
         if not self.worker_settings.only_run and len(self.endings) > 1000:  # noqa: PLR2004 - only a look back
             self.endings.clear()
         if isinstance(ending.error, Fenced | Conflict):

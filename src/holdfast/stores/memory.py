@@ -20,7 +20,7 @@ from typing import Any
 
 from holdfast.core.events import Event
 from holdfast.core.state import ENDED, RunRow, fold
-from holdfast.errors import Conflict, Fenced, UsageError
+from holdfast.errors import Conflict, Fenced, StoreError, UsageError
 from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Transaction
 
 __all__ = ["MemoryStore"]
@@ -53,8 +53,9 @@ class MemoryStore:
         self._leases: dict[str, int] = {}
         """Worker → when its lease runs out."""
         self._tables: sqlite3.Connection | None = None
-        self._news = False
-        self._waiting: set[asyncio.Event] = set()
+        self._news = [False, False]
+        """Whether anything happened, and whether anything that may have made a run ready."""
+        self._waiting: tuple[set[asyncio.Event], set[asyncio.Event]] = (set(), set())
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         _check_new(new)
@@ -64,10 +65,18 @@ class MemoryStore:
         self._tell()
         return created
 
-    async def append(self, change: Append) -> None:
-        self._check(change.run, change.epoch, change.expected_seq)
-        self._verify(change)
-        self._write(change)
+    def append(self, change: Append) -> "asyncio.Future[None]":
+        answer = asyncio.get_running_loop().create_future()
+        try:
+            self._check(change.run, change.epoch, change.expected_seq)
+            self._verify(change)
+            self._write(change)
+        except StoreError as error:
+            answer.set_exception(error)
+            answer.exception()  # nobody has to await it
+        else:
+            answer.set_result(None)
+        return answer
 
     async def transact(
         self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
@@ -93,6 +102,7 @@ class MemoryStore:
         agents: Sequence[str],
         limit: int,
         run: str = "",
+        family: str = "",
     ) -> list[Claim]:
         for lost in [name for name, until in self._leases.items() if until <= now]:
             self._free(lost)
@@ -108,6 +118,8 @@ class MemoryStore:
             since = {held.row.run: self._ready_since(held, now) for held in free}
             ready = sorted((at, name) for name, at in since.items() if at is not None)
             chosen = [self._runs[name] for _, name in ready]
+        if family:
+            chosen = [held for held in chosen if f"{held.row.run}/".startswith(f"{family}/")]
         claims = []
         for held in chosen[:limit]:
             held.worker = worker
@@ -165,6 +177,23 @@ class MemoryStore:
         )
         return list(islice(wanted, limit))
 
+    async def ready(self, agents: Sequence[str], *, now: int) -> bool:
+        return any(until <= now for until in self._leases.values()) or any(
+            self._ready_since(held, now) is not None
+            for held in self._runs.values()
+            if not held.worker and held.row.status not in ENDED and held.row.agent in agents
+        )
+
+    async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
+        arrived = [
+            InboxMessage(n, message)
+            for run, held in self._runs.items()
+            if held.worker == worker
+            for n, message in self._inboxes.get(run, {}).items()
+            if n > after
+        ]
+        return len(self._known), sorted(arrived, key=lambda message: message.n)
+
     async def next_wake(self, agents: Sequence[str]) -> int:
         parked = (
             held.row
@@ -173,17 +202,17 @@ class MemoryStore:
         )
         return min((row.wake_at for row in parked), default=0)
 
-    async def changed(self, timeout_s: float) -> None:
-        if not self._news:
+    async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
+        if not self._news[ready]:
             told = asyncio.Event()  # one per call, so that the store outlives any loop
-            self._waiting.add(told)
+            self._waiting[ready].add(told)
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(timeout_s):
                         await told.wait()
             finally:
-                self._waiting.discard(told)
-        self._news = False
+                self._waiting[ready].discard(told)
+        self._news[ready] = False
 
     async def close(self) -> None:
         pass
@@ -240,7 +269,7 @@ class MemoryStore:
             self._deliver(message)
         if change.release:
             held.worker, held.seen = "", change.seen
-        self._tell()
+        self._tell(ready=bool(change.release or change.create or change.deliver))
 
     def _create(self, new: NewRun) -> bool:
         if new.row.run in self._runs:
@@ -275,10 +304,11 @@ class MemoryStore:
         if freed:
             self._tell()
 
-    def _tell(self) -> None:
-        self._news = True
-        for told in self._waiting:
-            told.set()
+    def _tell(self, *, ready: bool = True) -> None:
+        for kind in (False, True)[: 1 + ready]:
+            self._news[kind] = True
+            for told in self._waiting[kind]:
+                told.set()
 
     @contextmanager
     def _transaction(self) -> Iterator["_Transaction"]:

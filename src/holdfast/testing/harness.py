@@ -19,8 +19,10 @@ __all__ = [
     "LEASE_US",
     "NOTE",
     "NOW",
+    "PATIENCE_S",
     "Boom",
     "agree",
+    "append",
     "begin",
     "claim",
     "everything",
@@ -41,6 +43,8 @@ LEASE_US = 10_000
 LATE = NOW + LEASE_US + 1
 """When a lease taken at NOW has run out."""
 EVERYTHING = 1_000_000
+PATIENCE_S = 5
+"""How long a waiter waits that was not told."""
 NOTE = (ev.StreamEmitted(1), b"1")
 """An event that changes nothing but the stream."""
 
@@ -127,6 +131,11 @@ async def park(
     """Park a run that is held, as waiting, and give up its lease."""
     parked = ev.RunParked("waiting", wake_at)
     await store.append(script.change(parked, release=True, seen=seen, consume=consume))
+
+
+async def append(store: Store, change: Append) -> None:
+    """Apply a change when the coroutine starts, not when it is called."""
+    await store.append(change)
 
 
 async def transact(

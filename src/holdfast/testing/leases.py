@@ -125,6 +125,19 @@ class LeaseConformance:
         agree("the run claimed", claimed.row.run, "r2")
 
     @on_a_store
+    async def test_a_claim_is_for_the_family_asked_for(self, store: Store) -> None:
+        for name in ("a", "a/x", "a/x/y", "ab", "A/x", "a0", "a."):
+            await begin(store, name)
+        await store.append((await hold(store, "a/z")).change(NOTE))
+        await store.release("ann")
+        await park(store, await hold(store, "a/parked"))
+        agree("a family of none", await claim(store, "ann", family="none"), [])
+        claims = await claim(store, "ann", family="a/x")
+        agree("a smaller family", sorted(c.row.run for c in claims), ["a/x", "a/x/y"])
+        claims = await claim(store, "ann", family="a")
+        agree("the family", sorted(c.row.run for c in claims), ["a", "a/z"])
+
+    @on_a_store
     async def test_those_ready_the_longest_come_first(self, store: Store) -> None:
         timer, message = await hold(store, "timer"), await hold(store, "message")
         await park(store, timer, wake_at=NOW + 3)
@@ -145,6 +158,46 @@ class LeaseConformance:
         [claimed] = await claim(store, "ann", NOW + 5)
         agree("the run claimed", claimed.row.run, "r2")
         agree("next_wake", await store.next_wake(["agent:test"]), NOW + 7)
+
+    @on_a_store
+    async def test_a_worker_learns_whether_a_claim_is_worth_it(self, store: Store) -> None:
+        async def ready(now: int, agent: str = "agent:test") -> bool:
+            return await store.ready([agent], now=now)
+
+        agree("ready without a run", await ready(NOW), expected=False)
+        script = await begin(store)
+        agree("ready", await ready(NOW), expected=True)
+        agree("ready of others", await ready(NOW, "agent:other"), expected=False)
+        [claimed] = await claim(store, "ann")
+        script.epoch = claimed.epoch
+        agree("ready while it is held", await ready(LATE - 2), expected=False)
+        agree("ready when the lease is over", await ready(LATE), expected=True)
+        await park(store, script, wake_at=NOW + 5)
+        agree("ready too early", await ready(NOW + 4), expected=False)
+        agree("ready in time", await ready(NOW + 5), expected=True)
+        await store.deliver([letter("r", "m1")])
+        agree("ready by a message", await ready(NOW), expected=True)
+        [claimed] = await claim(store, "ann")
+        script.epoch = claimed.epoch
+        await store.append(script.change(ev.RunSucceeded(), release=True))
+        agree("ready at the end", await ready(NOW + 5), expected=False)
+
+    @on_a_store
+    async def test_a_worker_gets_the_mail_of_what_it_holds(self, store: Store) -> None:
+        scripts = [await hold(store, name) for name in ("r1", "r2")]
+        await hold(store, "r3", worker="bob")
+        agree("mail", await store.mail("ann", after=0), (0, []))
+        await store.deliver([letter("r2", "m1"), letter("r1", "m2"), letter("r3", "m3")])
+        of_r1, of_r2, of_r3 = [(await store.unread(f"r{n}"))[0] for n in (1, 2, 3)]
+        agree("mail", await store.mail("ann", after=0), (of_r3.n, [of_r2, of_r1]))
+        agree("later mail", await store.mail("ann", after=of_r2.n), (of_r3.n, [of_r1]))
+        await store.append(scripts[0].change(NOTE, consume=[of_r1.n]))
+        agree("mail that is unread", await store.mail("ann", after=0), (of_r3.n, [of_r2]))
+        await park(store, scripts[1], seen=of_r2.n)
+        agree("mail of what is held", await store.mail("ann", after=0), (of_r3.n, []))
+        await store.deliver([letter("r1", "m4")])
+        [later] = await store.unread("r1")
+        agree("the next mail", await store.mail("ann", after=of_r3.n), (later.n, [later]))
 
     @on_two_stores
     async def test_a_message_that_races_a_release_wakes_the_run(
@@ -182,7 +235,9 @@ class LeaseConformance:
     @on_a_store
     async def test_a_run_released_in_the_middle_is_ready(self, store: Store) -> None:
         script = await hold(store)
+        script.at = NOW + 5
         await store.append(script.change(NOTE))
+        agree("the row", await store.row("r"), script.state.row())
         await store.append(script.change(release=True))
         [claimed] = await claim(store, "bob")
         agree("the claim", (claimed.row, claimed.epoch), (script.state.row(), 2))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from holdfast.errors import StoreError
-from holdfast.ports import Append, Message, Store, Transaction
+from holdfast.ports import Append, Claim, Message, Store, Transaction
 from holdfast.testing.harness import EVERYTHING, Boom, agree
 from holdfast.testing.model import StoreModel, check_stream
 from holdfast.testing.plans import (
@@ -31,6 +31,7 @@ from holdfast.testing.plans import (
     payloads,
     plans,
     realise,
+    recipients,
     values,
 )
 from holdfast.testing.script import Script
@@ -47,7 +48,7 @@ _agents = st.sampled_from([AGENTS, AGENTS, AGENTS[:1], AGENTS[1:]])
 _runs = st.sampled_from(RUN_IDS)
 _picks = st.integers(0, 20)
 """Which of the things at hand, counted round and round."""
-_letters = st.lists(st.tuples(_runs, st.sampled_from(MESSAGE_IDS), values), max_size=4)
+_letters = st.lists(st.tuples(recipients, st.sampled_from(MESSAGE_IDS), values), max_size=4)
 
 
 def store_machine(
@@ -108,9 +109,9 @@ class _StoreMachine(RuleBasedStateMachine):
 
     # Runs and messages from outside.
 
-    @initialize(runs=st.lists(_runs, min_size=1, max_size=3, unique=True))
-    def begin(self, runs: list[str]) -> None:
-        for run in runs:
+    @initialize(count=st.integers(1, 3))
+    def begin(self, count: int) -> None:
+        for run in RUN_IDS[:count]:
             self.create_run(Script.begin(run, agent=AGENTS[0], at=self.now), [])
 
     @rule(run=_runs, agent=st.sampled_from(AGENTS), payload=payloads, letters=_letters)
@@ -136,7 +137,7 @@ class _StoreMachine(RuleBasedStateMachine):
 
     # Leases.
 
-    @rule(by=st.sampled_from([0, 2, 2, 1_000, _LEASE_US // 2 * 2, 10 * _LEASE_US + 10]))
+    @rule(by=st.sampled_from([2, 2, 1_000, _LEASE_US // 2 * 2, 10 * _LEASE_US + 10]))
     def advance(self, by: int) -> None:
         self.now += by
 
@@ -144,29 +145,43 @@ class _StoreMachine(RuleBasedStateMachine):
     def claim(self, worker: str, agents: Sequence[str], limit: int) -> None:
         self.race([(worker, limit)], agents)
 
+    @rule(worker=_workers)
+    def claim_when_the_next_wakes(self, worker: str) -> None:
+        self.now = max(self.now, self.model.next_wake(AGENTS))
+        self.race([(worker, 6)], AGENTS)
+
     @rule(order=st.permutations(_WORKERS), agents=_agents, limit=st.integers(1, 3))
     def claim_all_at_once(self, order: list[str], agents: Sequence[str], limit: int) -> None:
         self.race([(worker, limit) for worker in order], agents)
 
     @rule(worker=_workers, pick=_picks)
     def claim_one(self, worker: str, pick: int) -> None:
-        self.race([(worker, 1)], AGENTS, self.pick(pick))
+        self.race([(worker, 1)], AGENTS, run=self.pick(pick))
 
-    def race(self, claimants: list[tuple[str, int]], agents: Sequence[str], run: str = "") -> None:
-        facts: dict[str, Any] = {
-            "now": self.now,
-            "lease_us": _LEASE_US,
-            "agents": agents,
-            "run": run,
-        }
+    @rule(worker=_workers, pick=_picks)
+    def claim_a_family(self, worker: str, pick: int) -> None:
+        self.race([(worker, 3)], AGENTS, family=self.pick(pick))
 
-        async def main() -> list[Any]:
+    def race(
+        self,
+        claimants: list[tuple[str, int]],
+        agents: Sequence[str],
+        *,
+        run: str = "",
+        family: str = "",
+    ) -> list[Claim]:
+        ready = self.wait(self.store.ready(agents, now=self.now))
+        assert ready in self.model.ready(self.now, agents), f"ready({agents}) is {ready}"
+        facts: dict[str, Any] = {"now": self.now, "lease_us": _LEASE_US, "agents": agents}
+        facts |= {"run": run, "family": family}
+
+        async def main() -> list[list[Claim]]:
             calls = [self.store.claim(worker, limit=limit, **facts) for worker, limit in claimants]
             return await asyncio.gather(*calls)
 
         answers = self.wait(main())
         self.model.expire(self.now)
-        claimable = self.model.claimable(self.now, agents, run)
+        claimable = self.model.claimable(self.now, agents, run, family)
         for (worker, limit), claims in zip(claimants, answers, strict=True):
             given = {claim.row.run for claim in claims}
             assert given <= claimable, f"{worker} was given {given} of {claimable}"
@@ -174,9 +189,11 @@ class _StoreMachine(RuleBasedStateMachine):
             self.model.claimed(worker, claims, self.now, _LEASE_US)
         count = min(sum(limit for _, limit in claimants), len(claimable))
         agree("runs claimed", sum(map(len, answers)), count)
+        return answers[-1]
 
-    @rule(worker=_workers)
-    def renew(self, worker: str) -> None:
+    @rule(worker=_workers, late=st.booleans())
+    def renew(self, worker: str, late: bool) -> None:  # noqa: FBT001 - Hypothesis names it
+        self.now += late * (_LEASE_US + 1)
         holds = any(run.worker == worker for run in self.model.runs.values())
         renewed = self.wait(self.store.renew(worker, now=self.now, lease_us=_LEASE_US))
         expected = self.model.renew(worker, self.now, _LEASE_US)
@@ -190,9 +207,18 @@ class _StoreMachine(RuleBasedStateMachine):
 
     # Changes.
 
+    @rule(worker=_workers, links=st.lists(plans, min_size=1, max_size=3))
+    def work(self, worker: str, links: list[Plan]) -> None:
+        """A worker claims as many runs as there are plans, and advances those that it is given."""
+        claims = self.race([(worker, len(links))], AGENTS)
+        for claimed, plan in zip(claims, links, strict=False):
+            self.bring_one(claimed.row.run, plan)
+
     @rule(pick=_picks, plan=plans)
     def change(self, pick: int, plan: Plan) -> None:
-        run = self.pick(pick)
+        self.bring_one(self.pick(pick), plan)
+
+    def bring_one(self, run: str, plan: Plan) -> None:
         change = self.realise(plan, self.script(run))
         ledger = list(self.model.ledger)
         answer = self.wait(self.bring(plan, change, ledger))
@@ -310,7 +336,7 @@ class _StoreMachine(RuleBasedStateMachine):
 
     # Questions.
 
-    @rule(pick=_picks, after=_picks, until=_picks, limit=_picks)
+    @rule(pick=_picks, after=st.integers(0, 5), until=st.integers(0, 5), limit=st.integers(0, 3))
     def ask_about_a_run(self, pick: int, after: int, until: int, limit: int) -> None:
         names = [*self.model.runs, *RUN_IDS]
         run = names[pick % len(names)]
@@ -322,6 +348,11 @@ class _StoreMachine(RuleBasedStateMachine):
         numbers = [n for n in self.model.unread[run] if n > after]
         unread = self.wait(self.store.unread(run, after=after))
         agree(f"unread({run!r}, {after=})", [message.n for message in unread], numbers)
+
+    @rule(worker=_workers, after=st.integers(0, 8))
+    def ask_for_mail(self, worker: str, after: int) -> None:
+        mail = self.wait(self.store.mail(worker, after=after))
+        agree(f"mail({worker!r}, {after=})", mail, self.model.mail(worker, after))
 
     @rule(
         prefix=st.sampled_from(["", "", "a", "a%", "a_", "A", "é", "😀", "it's"]),

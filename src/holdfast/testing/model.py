@@ -109,7 +109,9 @@ class StoreModel:
         for worker in [name for name, until in self.leases.items() if until < now]:
             self.free(worker)
 
-    def claimable(self, now: int, agents: Sequence[str], only: str = "") -> set[str]:
+    def claimable(
+        self, now: int, agents: Sequence[str], only: str = "", family: str = ""
+    ) -> set[str]:
         """Return the runs that a claim chooses from."""
         return {
             name
@@ -118,6 +120,7 @@ class StoreModel:
             and run.row.agent in agents
             and run.row.status not in ENDED
             and (name == only if only else self._ready(name, now))
+            and (name == family or name.startswith(f"{family}/") or not family)
         }
 
     def _ready(self, name: str, now: int) -> bool:
@@ -154,6 +157,19 @@ class StoreModel:
         rows = [row for row in rows if row.agent in (agents or [row.agent])]
         rows = [row for row in rows if not after or (row.created_at, row.run) < after]
         return sorted(rows, key=lambda row: (row.created_at, row.run))[::-1][:limit]
+
+    def ready(self, now: int, agents: Sequence[str]) -> set[bool]:
+        """Return the answers that ``ready`` may give: if a lease is over, it need not look on."""
+        if self.claimable(now, agents):
+            return {True}
+        return {True, False} if min(self.leases.values(), default=now) < now else {False}
+
+    def mail(self, worker: str, after: int) -> tuple[int, list[InboxMessage]]:
+        """Return the mail of what a worker holds."""
+        held = [name for name, run in self.runs.items() if run.worker == worker]
+        mail = {n: m for name in held for n, m in self.unread[name].items() if n > after}
+        largest = max(self.numbers, default=0)
+        return largest, [InboxMessage(n, mail[n]) for n in sorted(mail)]
 
     def next_wake(self, agents: Sequence[str]) -> int:
         """Return the earliest time at which a run that nobody holds wants to wake."""

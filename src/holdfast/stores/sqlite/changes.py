@@ -108,12 +108,13 @@ class Changes:
         agents: Sequence[str],
         limit: int,
         run: str,
+        family: str,
     ) -> list[Claim]:
         """Free what was lost, renew this worker's lease and lease ready runs."""
         for (lost,) in self._all(sql.LOST, (now,)):
             self.release(lost)
         self._execute(sql.HEARTBEAT, (worker, now + lease_us))
-        numbers = self._named(run, agents) if run else self._ready(now, agents, limit)
+        numbers = self._named(run, agents) if run else self._ready(now, agents, limit, family)
         claims = []
         for number in numbers[:limit]:
             ((epoch, *row),) = self._all(sql.LEASE, (worker, number))
@@ -207,12 +208,16 @@ class Changes:
         found = self._all(sql.NAMED, (run,))
         return [int(number) for agent, number in found if agent in agents]
 
-    def _ready(self, now: int, agents: Sequence[str], limit: int) -> list[int]:
+    def _ready(self, now: int, agents: Sequence[str], limit: int, family: str) -> list[int]:
         """Return the numbers of ready runs, those ready the longest first."""
         since: dict[int, tuple[int, str]] = {}
         for agent in set(agents):
-            rows = self._all(sql.READY, (agent, limit))
-            rows += self._all(sql.DUE, (agent, limit, now))
+            if family:
+                rows = self._all(sql.READY_FAMILY, (agent, limit, now, family))
+                rows += self._all(sql.DUE_FAMILY, (agent, limit, now, family))
+            else:
+                rows = self._all(sql.READY, (agent, limit))
+                rows += self._all(sql.DUE, (agent, limit, now))
             for at, run, number in rows:
                 since[number] = min((at, run), since.get(number, (at, run)))
         return sorted(since, key=lambda number: since[number])

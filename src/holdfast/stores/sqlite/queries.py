@@ -69,6 +69,18 @@ class Queries:
         )
         return [RunRow(*row) for row in found]
 
+    def ready(self, agents: Sequence[str], now: int) -> bool:
+        return bool(self._all(sql.LOST, (now,))) or any(
+            self._all(sql.READY, (agent, 1)) or self._all(sql.DUE, (agent, 1, now))
+            for agent in set(agents)
+        )
+
+    def mail(self, worker: str, after: int) -> tuple[int, list[InboxMessage]]:
+        latest = int(self._all(sql.LATEST, ())[0][0])
+        if latest <= after:
+            return latest, []
+        return latest, self._messages(self._all(sql.MAIL, (after, worker)))
+
     def next_wake(self, agents: Sequence[str]) -> int:
         wakes = [at for agent in set(agents) for (at,) in self._all(sql.WAKES, (agent,))]
         return min(wakes, default=0)
@@ -84,11 +96,14 @@ class Queries:
         return [(pos, self._event(chunks, *fields)) for *fields, pos in found]
 
     def unread(self, run: str, after: int, limit: int) -> list[InboxMessage]:
+        return self._messages(
+            [(*fields, run) for fields in self._all(sql.UNREAD, (run, after, limit))]
+        )
+
+    def _messages(self, found: list[tuple[Any, ...]]) -> list[InboxMessage]:
         chunks: dict[int, bytes] = {}
         messages = []
-        for n, name, topic, form, stored, at, sender, cause in self._all(
-            sql.UNREAD, (run, after, limit)
-        ):
+        for n, name, topic, form, stored, at, sender, cause, run in found:
             payload = self._payload(chunks, form, stored)
             links = tuple(c if isinstance(c, int) else (c[0], c[1]) for c in json.loads(cause))
             messages.append(InboxMessage(n, Message(run, name, topic, payload, at, sender, links)))

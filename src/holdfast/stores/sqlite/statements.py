@@ -9,15 +9,18 @@ __all__ = [
     "ADVANCE",
     "CHUNK",
     "DUE",
+    "DUE_FAMILY",
     "EVENTS",
     "FORGET",
     "FREE",
     "HEARTBEAT",
     "KNOWN",
+    "LATEST",
     "LEASE",
     "LET_GO",
     "LOG",
     "LOST",
+    "MAIL",
     "MOVE",
     "NAMED",
     "NEW_EVENT",
@@ -26,6 +29,7 @@ __all__ = [
     "NUMBER",
     "PLACE",
     "READY",
+    "READY_FAMILY",
     "RENEW",
     "ROW",
     "ROWS",
@@ -90,15 +94,18 @@ HEARTBEAT = """
 INSERT INTO worker (id, expires_at) VALUES (?1, ?2)
 ON CONFLICT (id) DO UPDATE SET expires_at = ?2"""
 RENEW = "UPDATE worker SET expires_at = ? WHERE id = ? AND expires_at > ?"
-READY = """
+_READY = """
 SELECT ready_at, id, n FROM run
-WHERE agent = ?1 AND ready_at IS NOT NULL ORDER BY ready_at, id LIMIT ?2"""
-DUE = _sql("""
+WHERE agent = ?1 AND ready_at IS NOT NULL@FAMILY ORDER BY ready_at, id LIMIT ?2"""
+_DUE = _sql("""
 SELECT wake_at, id, n FROM run
 WHERE agent = ?1 AND wake_at > 0 AND wake_at <= ?3
-  AND worker IS NULL AND status NOT IN @GOING AND status NOT IN @OVER
+  AND worker IS NULL AND status NOT IN @GOING AND status NOT IN @OVER@FAMILY
 ORDER BY wake_at, id LIMIT ?2""")
 NAMED = _sql("SELECT agent, n FROM run WHERE id = ? AND worker IS NULL AND status NOT IN @OVER")
+_FAMILY = " AND (id = ?4 OR (id > ?4 || '/' AND id < ?4 || '0'))"  # 0 comes after the slash
+READY, DUE = _READY.replace("@FAMILY", ""), _DUE.replace("@FAMILY", "")
+READY_FAMILY, DUE_FAMILY = _READY.replace("@FAMILY", _FAMILY), _DUE.replace("@FAMILY", _FAMILY)
 LEASE = _sql("""
 UPDATE run SET worker = ?, epoch = epoch + 1, ready_at = NULL WHERE n = ?
 RETURNING epoch, @FIELDS""")
@@ -110,6 +117,11 @@ EVENTS = """
 SELECT leaf, salt, form, payload FROM event
 WHERE run = (SELECT n FROM run WHERE id = ?) AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
 LOG = "SELECT leaf, salt, form, payload, pos FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
+MAIL = """
+SELECT inbox.n, inbox.id, topic, form, payload, at, sender, cause, inbox.run FROM inbox
+JOIN run ON run.id = inbox.run
+WHERE inbox.n > ?1 AND taken IS NULL AND worker = ?2 ORDER BY inbox.n"""
+LATEST = "SELECT coalesce(max(n), 0) FROM inbox"
 UNREAD = """
 SELECT n, id, topic, form, payload, at, sender, cause FROM inbox
 WHERE run = ? AND n > ? AND taken IS NULL ORDER BY n LIMIT ?"""

@@ -50,11 +50,12 @@ class SqliteStore:
         if connection and self._changes:
             undone = self._changes.forget
             self._writer = Writer(
-                connection, path, inline=inline, undone=undone, written=self._tell
+                connection, path, inline=inline, undone=undone, written=self._written
             )
         self._version = self._near.version()
-        self._news = False
-        self._waiting: set[asyncio.Event] = set()
+        self._news = [False, False]
+        """Whether anything happened, and whether anything that may have made a run ready."""
+        self._waiting: tuple[set[asyncio.Event], set[asyncio.Event]] = (set(), set())
 
     @classmethod
     async def open(
@@ -81,17 +82,14 @@ class SqliteStore:
         """
         return cls(path, create=create, read_only=read_only, inline=inline)
 
-    def append_nowait(self, change: Append) -> "asyncio.Future[None]":
-        """Do as ``append`` does, but queue the change at once; the future tells what came of it."""
-        changes, writer = self._writing()
-        return writer.put(changes.append, change)
-
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         changes, writer = self._writing()
         return bool(await writer.put(changes.create, new, deliver))
 
-    async def append(self, change: Append) -> None:
-        await self.append_nowait(change)
+    def append(self, change: Append) -> "asyncio.Future[None]":
+        changes, writer = self._writing()
+        readies = bool(change.release or change.create or change.deliver)
+        return writer.put(changes.append, change, readies=readies)
 
     async def transact(
         self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
@@ -112,10 +110,18 @@ class SqliteStore:
         agents: Sequence[str],
         limit: int,
         run: str = "",
+        family: str = "",
     ) -> list[Claim]:
         changes, writer = self._writing()
         claim = partial(
-            changes.claim, worker, now=now, lease_us=lease_us, agents=agents, limit=limit, run=run
+            changes.claim,
+            worker,
+            now=now,
+            lease_us=lease_us,
+            agents=agents,
+            limit=limit,
+            run=run,
+            family=family,
         )
         return list(await writer.put(claim))
 
@@ -152,24 +158,26 @@ class SqliteStore:
     ) -> list[RunRow]:
         return await self._read_far(self._far.rows, prefix, status, agents, after, limit)
 
+    async def ready(self, agents: Sequence[str], *, now: int) -> bool:
+        return self._near.ready(agents, now)
+
+    async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
+        return self._near.mail(worker, after)
+
     async def next_wake(self, agents: Sequence[str]) -> int:
         return self._near.next_wake(agents)
 
-    async def changed(self, timeout_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
+    async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         told = asyncio.Event()
-        self._waiting.add(told)
+        self._waiting[ready].add(told)
         try:
-            while not self._news and (left := until - loop.time()) > 0:
+            if not self._news[ready]:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, POLL_S)):
-                        await told.wait()
-                self._look()
+                    async with asyncio.timeout(timeout_s):
+                        await self._watch(told)
         finally:
-            self._waiting.discard(told)
-        self._look()  # our own commits count as others'; they have been told of
-        self._news = False
+            self._waiting[ready].discard(told)
+        self._news[ready] = False
 
     async def close(self) -> None:
         if self._reader:
@@ -189,15 +197,33 @@ class SqliteStore:
             return query(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._reader, query, *arguments)
 
+    async def _watch(self, told: asyncio.Event) -> None:
+        """Return once somebody has committed, another process included."""
+        while not told.is_set():
+            self._look()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await told.wait()
+
     def _look(self) -> None:
         """Notice that another connection has committed."""
         with suppress(StoreError):
             version = self._near.version()
             if version != self._version:
                 self._version = version
-                self._tell()
+                self._tell(ready=True)
 
-    def _tell(self) -> None:
-        self._news = True
-        for told in self._waiting:
-            told.set()
+    def _written(self, ready: bool) -> None:  # noqa: FBT001 - what the writer calls
+        """Tell of a commit of ours, which looks like another's to the connections that read.
+
+        Another's that came just before it goes unnoticed, as a hint may; there is a poll behind it.
+        """
+        with suppress(StoreError):
+            self._version = self._near.version()
+        self._tell(ready=ready)
+
+    def _tell(self, *, ready: bool) -> None:
+        for kind in (False, True)[: 1 + ready]:
+            self._news[kind] = True
+            for told in self._waiting[kind]:
+                told.set()

@@ -50,6 +50,8 @@ class _Job:
     answer: "asyncio.Future[Any]"
     alone: bool
     """It wants a transaction of its own, undone when it raises anything at all."""
+    readies: bool
+    """It may make a run ready."""
 
 
 class Writer:
@@ -62,7 +64,7 @@ class Writer:
         *,
         inline: bool,
         undone: Callable[[], None],
-        written: Callable[[], None],
+        written: Callable[[bool], None],
     ) -> None:
         """Begin to write.
 
@@ -71,7 +73,7 @@ class Writer:
             path: The file, for messages.
             inline: Run jobs on the caller's thread, at once.
             undone: Called in the writing thread after a transaction was undone.
-            written: Called in the loop after a commit.
+            written: Called in the loop after a commit, with whether it may make a run ready.
         """
         self._connection = connection
         self._path = path
@@ -85,10 +87,14 @@ class Writer:
             self._thread.start()
 
     def put(
-        self, operation: Callable[..., Any], *arguments: Any, alone: bool = False
+        self,
+        operation: Callable[..., Any],
+        *arguments: Any,
+        alone: bool = False,
+        readies: bool = True,
     ) -> "asyncio.Future[Any]":
         """Have ``operation(*arguments)`` run in a transaction; the future tells what came of it."""
-        job = _Job(operation, arguments, asyncio.get_running_loop().create_future(), alone)
+        job = _Job(operation, arguments, asyncio.get_running_loop().create_future(), alone, readies)
         if self._closed:
             job.answer.set_exception(StoreUnavailable(f"{self._path}: the store is closed."))
         elif self._thread:
@@ -164,7 +170,7 @@ class Writer:
 
     def _settle(self, group: Sequence[_Job], answers: Sequence[Any]) -> None:
         """Answer those who still wait, in the loop."""
-        self._written()
+        self._written(any(job.readies for job in group))
         for job, answer in zip(group, answers, strict=True):
             if job.answer.done():
                 continue

@@ -1,0 +1,198 @@
+"""`holdfast doctor`: is this a place where runs are safe? The machine, the store, its workers.
+
+Each check is a function that yields findings; ``ok``, ``note`` (worth knowing) or ``broken``.
+Nothing is changed, and a store that does not exist yet is no fault.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import apsw
+from rich.text import Text
+
+from holdfast.cli.fsck import store_path
+from holdfast.cli.shell import DONE, FAILED, Shell, command
+from holdfast.cli.text import ago, clean, clock, grid
+from holdfast.cli.version import versions
+from holdfast.errors import StoreError
+from holdfast.stores.sqlite.file import connect, inspect
+
+__all__ = ["Finding", "doctor_command", "filesystem_of"]
+
+FREE_BYTES_LEAST = 100 * 1024 * 1024
+YEAR_LEAST = 2025
+NETWORK_FILESYSTEMS = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre gpfs beegfs fuse.sshfs fuse.s3fs"
+    " fuse.gcsfuse fuse.rclone fuse.glusterfs virtiofs".split()
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    what: str
+    value: str
+    verdict: Literal["ok", "note", "broken"] = "ok"
+    hint: str = ""
+
+
+@command
+async def doctor_command(shell: Shell) -> int:
+    """Look over this machine and the store: versions, file, disk, clock, workers.
+
+    Exits with 1 when something is broken.
+    """
+    path = store_path(shell.store_url).absolute()
+    findings = [*_installation(), *_clock(), *_directory(path), *_store(path)]
+    broken = any(f.verdict == "broken" for f in findings)
+    if shell.as_json:
+        shell.emit(
+            {"store": str(path), "broken": broken, "findings": [asdict(f) for f in findings]}
+        )
+        return FAILED if broken else DONE
+    table = grid("", "what", "found")
+    styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
+    for found in findings:
+        value = Text(clean(found.value))
+        value.append(f"  Hint: {found.hint}" if found.hint else "", "dim")
+        table.add_row(Text(found.verdict, styles[found.verdict]), found.what, value)
+    shell.show(table)
+    return FAILED if broken else DONE
+
+
+def _installation() -> Iterator[Finding]:
+    for name, version in versions().items():
+        yield Finding(name, version)
+    where = Path(sys.executable)
+    yield Finding("interpreter", str(where))
+
+
+def _clock() -> Iterator[Finding]:
+    now = time.time_ns() // 1000
+    year = time.gmtime(now / 1e6).tm_year
+    if year < YEAR_LEAST:
+        yield Finding("clock", clock(now), "broken", "set it: timers and leases rest on it")
+    else:
+        yield Finding("clock", clock(now))
+
+
+def _directory(path: Path) -> Iterator[Finding]:
+    directory = path.parent
+    if not directory.is_dir():
+        yield Finding("directory", f"{directory} does not exist", "broken", f"mkdir -p {directory}")
+        return
+    if not os.access(directory, os.W_OK):
+        hint = "a store needs to write beside its file (its write-ahead log)"
+        yield Finding("directory", f"{directory} is not writable", "broken", hint)
+    free = shutil.disk_usage(directory).free
+    verdict: Literal["ok", "broken"] = "ok" if free >= FREE_BYTES_LEAST else "broken"
+    hint = "" if free >= FREE_BYTES_LEAST else "runs park when it is full; make room"
+    yield Finding("free disk", _megabytes(free), verdict, hint)
+    kind = filesystem_of(directory, _mounts())
+    if kind in NETWORK_FILESYSTEMS:
+        hint = "SQLite's locks and shared memory do not hold there; use a local disk"
+        yield Finding("file system", kind, "broken", hint)
+    else:
+        yield Finding("file system", kind or "unknown")
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def filesystem_of(directory: Path, mounts: str) -> str:
+    """Return the type of the file system that a directory is on, empty when it is not known.
+
+    Args:
+        directory: The directory.
+        mounts: The mounts, as Linux lists them in /proc/mounts.
+    """
+    best, kind = "", ""
+    real = str(directory.resolve())
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:  # noqa: PLR2004 - device, place, type
+            continue
+        place = fields[1].encode().decode("unicode_escape")  # spaces stand there as \040
+        inside = real == place or real.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):
+            best, kind = place, fields[2]
+    return kind
+
+
+def _store(path: Path) -> Iterator[Finding]:
+    try:
+        if not path.parent.is_dir() or not inspect(path):
+            yield Finding("store", f"{path}: none yet", "note", "holdfast run FILE:AGENT makes one")
+            return
+        connection = connect(path, read_only=True)
+    except StoreError as error:
+        yield Finding("store", str(error), "broken")
+        return
+    try:
+        yield from _open_store(path, connection)
+    except apsw.Error as error:
+        yield Finding("store", f"{path}: {error}", "broken", f"holdfast fsck {path}")
+    finally:
+        connection.close()
+
+
+def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
+    wal = path.with_name(path.name + "-wal")
+    sizes = _megabytes(path.stat().st_size)
+    if wal.exists():
+        sizes += f", write-ahead log {_megabytes(wal.stat().st_size)}"
+    yield Finding("store", f"{path}: {sizes}")
+    mode = connection.execute("PRAGMA journal_mode").fetchall()[0][0]
+    if mode == "wal":
+        yield Finding("durability", "WAL, synchronous=FULL: a sync at every commit")
+    else:
+        yield Finding("durability", f"the file is in mode {mode!r}, not WAL", "broken")
+    if not os.access(path, os.W_OK):
+        yield Finding("permissions", f"{path} is not writable", "broken")
+    by_status = connection.execute("SELECT status, count(*) FROM run GROUP BY 1 ORDER BY 1")
+    counts = {str(status): int(n) for status, n in by_status.fetchall()}
+    said = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items())
+    stuck = counts.get("in_doubt", 0) + counts.get("diverged", 0)
+    hint = "holdfast doubts" if counts.get("in_doubt") else "holdfast ls --status diverged"
+    yield Finding("runs", said or "none", "note" if stuck else "ok", hint if stuck else "")
+    yield from _workers(connection)
+    ((last,),) = connection.execute("SELECT coalesce(max(updated_at), 0) FROM run").fetchall()
+    now = time.time_ns() // 1000
+    if last > now + 1_000_000:
+        hint = "the clock was set back, or the file comes from another machine"
+        said = f"{clock(last)}, {ago(last - now)} in the future"
+        yield Finding("last event", said, "broken", hint)
+    elif last:
+        yield Finding("last event", f"{ago(now - last)} ago")
+
+
+def _workers(connection: apsw.Connection) -> Iterator[Finding]:
+    now = time.time_ns() // 1000
+    rows = connection.execute(
+        "SELECT id, expires_at, (SELECT count(*) FROM run WHERE worker = worker.id) FROM worker"
+    ).fetchall()
+    alive = [row for row in rows if row[1] >= now]
+    dead = [row for row in rows if row[1] < now]
+    held = sum(row[2] for row in alive)
+    yield Finding("workers", f"{len(alive)} alive, holding {held} runs")
+    for name, expires_at, runs in dead:
+        said = f"{name}: no sign of life, its lease ran out {ago(now - expires_at)} ago"
+        hint = "the next worker takes its runs over"
+        yield Finding("lost worker", f"{said}; it held {runs} runs", "note", hint)
+
+
+def _megabytes(n: int) -> str:
+    if n < 1024 * 1024:
+        return f"{n / 1024:.0f} KB"
+    return f"{n / 1024**3:.1f} GB" if n >= 1024**3 else f"{n / 1024**2:.1f} MB"

@@ -1,0 +1,56 @@
+"""`holdfast fsck [FILE]`: the invariants of a store file, checked without writing to it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from holdfast.cli.shell import DONE, FAILED, Shell, command
+from holdfast.cli.text import clean
+from holdfast.errors import StoreRefused, UsageError
+from holdfast.stores.sqlite.fsck import check_file
+
+__all__ = ["fsck_command", "store_path"]
+
+
+def store_path(url: str) -> Path:
+    """Return the file of a SQLite store by its URL.
+
+    Raises:
+        UsageError: it is not a file.
+    """
+    if url == "memory:" or ("://" in url and not url.startswith("sqlite://")):
+        raise UsageError(f"store {url!r} is not a SQLite file")
+    return Path(url.removeprefix("sqlite://"))
+
+
+@command
+async def fsck_command(
+    shell: Shell,
+    *,
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="The store file, if not that of --store.")
+    ] = "",
+) -> int:
+    """Check every invariant of a store file; read-only.
+
+    Exits with 1 when a problem is found.
+    """
+    path = store_path(file or shell.store_url)
+    if not path.exists():
+        raise StoreRefused(f"there is no store {str(path)!r}. Hint: holdfast fsck FILE")
+    problems = check_file(path)
+    if shell.as_json:
+        facts = [
+            {"run": p.run, "seq": p.seq, "what": p.what, "expected": p.expected, "found": p.found}
+            for p in problems
+        ]
+        shell.emit({"file": str(path), "problems": facts})
+    else:
+        for p in problems:
+            place = f"{p.run}@{p.seq}" if p.run else str(path)
+            line = Text(clean(f"{place}: {p.what}"), "red")
+            shell.show(line, Text(clean(f"    expected {p.expected}, found {p.found}"), "dim"))
+        shell.show(f"{path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    return FAILED if problems else DONE

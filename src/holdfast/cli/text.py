@@ -1,0 +1,191 @@
+"""How things of a log look in a line: times, excerpts, events; as JSON and as text.
+
+Everything here is pure. Nothing that a payload or a name holds can steer a terminal: unprintable
+characters are shown by their escapes.
+"""
+
+import datetime as dt
+import json
+from dataclasses import fields
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from holdfast.core import events as ev
+from holdfast.core.events import Cause, Event
+
+__all__ = [
+    "STYLES",
+    "ago",
+    "cause_text",
+    "clean",
+    "clock",
+    "detail",
+    "event_json",
+    "excerpt",
+    "grid",
+    "iso",
+    "payload_value",
+    "status_text",
+    "subject",
+]
+
+STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "red",
+    "in_doubt": "bold yellow",
+    "diverged": "bold yellow",
+    "waiting": "cyan",
+    "idle": "cyan",
+    "running": "blue",
+    "pending": "blue",
+}
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def clean(text: str) -> str:
+    """Return text on one line, in which every unprintable character is shown by its escape."""
+    if text.isprintable():
+        return text
+    parts = (
+        c if c.isprintable() else " " if c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+    return "".join(parts)
+
+
+def excerpt(payload: bytes | None, chars: int = 80) -> str:
+    """Return the beginning of a payload in one line, empty when there is none."""
+    if payload is None:
+        return ""
+    text = clean(payload[: chars * 8].decode("utf-8", "replace"))
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+
+
+def payload_value(event: Event) -> Any:
+    """Return what an event's payload holds, None when it has none or it was erased."""
+    return None if event.payload is None else json.loads(event.payload)
+
+
+def iso(at: int) -> str | None:
+    """Return µs since the epoch of Unix in ISO 8601, UTC; None for 0, which is never."""
+    if not at:
+        return None
+    return dt.datetime.fromtimestamp(at / 1e6, dt.UTC).isoformat(timespec="milliseconds")
+
+
+def clock(at: int) -> str:
+    """Return µs since the epoch of Unix as local date and time, for people."""
+    return dt.datetime.fromtimestamp(at / 1e6).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ago(us: int) -> str:
+    """Return a duration in µs in its largest unit, such as ``3 min``."""
+    seconds = abs(us) / 1e6
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def cause_text(cause: tuple[Cause, ...]) -> str:
+    """Return an event's causes, such as ``#3 other-run@7``."""
+    return " ".join(f"#{c}" if isinstance(c, int) else f"{clean(c[0])}@{c[1]}" for c in cause)
+
+
+def status_text(status: str) -> Text:
+    """Return a run's status in its colour."""
+    return Text(status.replace("_", " "), style=STYLES.get(status, ""))
+
+
+def subject(body: ev.Body) -> str:
+    """Return what an event is about: a step key, a timer, a turn …; may be empty."""
+    match body:
+        case ev.TurnStarted() | ev.TurnFinished() | ev.TurnFailed():
+            return f"turn {body.turn}"
+        case ev.TimerFired():
+            return f"timer {body.timer}"
+        case ev.StreamEmitted():
+            return f"part {body.n}"
+        case ev.VersionMarked():
+            return clean(body.name)
+        case ev.RunParked():
+            return body.status.replace("_", " ")
+        case _:
+            return clean(getattr(body, "key", ""))
+
+
+def detail(body: ev.Body) -> str:
+    """Return what else an event says, in a few words; may be empty."""
+    words: list[str] = []
+    match body:
+        case ev.RunCreated(parent=parent) if parent:
+            words = [f"by {parent}"]
+        case ev.StepStarted():
+            words = [body.effect, *([f"attempt {body.attempt}"] if body.attempt > 1 else [])]
+        case ev.StepEmitted():
+            words = [f"part {body.n}"]
+        case ev.StepFinished():
+            words = [f"via {body.via}"] if body.via != "body" else []
+        case ev.StepFailed():
+            again = "final" if body.final else f"again at {clock(body.retry_at)}"
+            words = [f"attempt {body.attempt}", again]
+        case ev.StepDoubted():
+            words = [f"attempt {body.attempt}"]
+        case ev.StepResolved():
+            words = [body.verdict.replace("_", " "), f"by {body.by}"]
+        case ev.MessageSent():
+            words = [f"to {body.to}", *([f"topic {body.topic}"] if body.topic else [])]
+        case ev.MessageReceived():
+            words = [f"topic {body.topic}"]
+        case ev.ChildStarted():
+            words = [f"run {body.child}"]
+        case ev.ChildFinished():
+            words = [f"run {body.child}", *([] if body.ok else ["failed"])]
+        case ev.CancelRequested() | ev.RunAccepted():
+            words = [f"by {body.by}"]
+        case ev.RunParked():
+            words = [f"for {body.waits_for}"] if body.waits_for else []
+            words += [f"until {clock(body.wake_at)}"] if body.wake_at else []
+        case ev.RunDiverged():
+            words = [f"at event {body.at_seq}"]
+        case _:
+            pass
+    return clean(", ".join(words))
+
+
+def event_json(event: Event, *, payload: bool = True) -> dict[str, Any]:
+    """Return an event as JSON: what its leaf says, its hash and, unless refused, its payload."""
+    facts: dict[str, Any] = {
+        "run": event.run,
+        "seq": event.seq,
+        "type": event.body.type,
+        "at": event.at,
+        "time": iso(event.at),
+        "epoch": event.epoch,
+        "agent": event.agent,
+        "cause": [c if isinstance(c, int) else list(c) for c in event.cause],
+    }
+    facts |= {field.name: getattr(event.body, field.name) for field in fields(event.body)}
+    facts["hash"] = event.hash
+    if payload:
+        facts["payload"] = payload_value(event)
+    return facts
+
+
+def grid(*columns: str, crop: str = "") -> Table:
+    """Return an empty table without lines, in which the column called ``crop`` gives way."""
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+    for name in columns:
+        cropped = name == crop
+        table.add_column(
+            name,
+            no_wrap=cropped,
+            overflow="ellipsis" if cropped else "fold",
+            ratio=None,
+            min_width=8 if cropped else None,
+        )
+    return table

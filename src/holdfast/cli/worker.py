@@ -1,0 +1,105 @@
+"""`holdfast worker FILE…`: carry on every runnable run of the agents in these files."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.app import App
+from holdfast.cli.carrying import carry_on, leave_at_once, prints_to_stderr
+from holdfast.cli.listing import each_row
+from holdfast.cli.loading import agents_of, files_declaring, load
+from holdfast.cli.shell import DONE, FAILED, Shell, command
+from holdfast.errors import UsageError
+from holdfast.runtime.worker import WorkerSettings
+
+__all__ = ["worker_command"]
+
+_LOOK_AT_MAX = 10_000
+"""Rows looked at for runs of unknown agents, so that a large store does not hold up the start."""
+
+
+@command
+async def worker_command(
+    shell: Shell,
+    *,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Python files or modules with agents.")
+    ],
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when no run could go on.")
+    ] = False,
+    lease_s: Annotated[
+        float,
+        typer.Option(
+            "--lease",
+            min=0.3,
+            metavar="S",
+            help="Seconds without a sign of life after which others may take the runs over.",
+        ),
+    ] = 15.0,
+    drain_timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--drain-timeout",
+            min=0,
+            metavar="S",
+            help="Seconds that effects under way may take after SIGTERM, before they are cut.",
+        ),
+    ] = 30.0,
+) -> int:
+    """Carry on every run of the agents in these files, until a signal comes.
+
+    SIGTERM and Ctrl-C drain: nothing new is begun, effects under way are finished, and the runs are
+    handed back for another worker.
+    """
+    with prints_to_stderr():
+        codes = [load(file) for file in files]
+    for code in codes:
+        if not code.agents:
+            raise UsageError(
+                f"{code.where} declares no agent. Hint: put @hf.agent above a function."
+            )
+    settings = WorkerSettings(lease_s=lease_s, poll_s=min(1.0, lease_s / 3))
+    async with shell.app(agents_of(codes), write=True, create=True) as app:
+        worker = app.worker(settings)
+        names = ", ".join(sorted(spec.name for spec in app.agents.values()))
+        shell.note(f"{worker.name} serves {names}; store {app.store.url}, lease {lease_s:g} s")
+        await _say_unknown(shell, app)
+        with prints_to_stderr():
+            stop = await carry_on(
+                shell, worker, until_idle=until_idle, drain_timeout_s=drain_timeout_s
+            )
+        url = app.store.url
+    why = stop.signal.name if stop.signal else "idle"
+    if shell.as_json:
+        agents = sorted(spec.name for spec in app.agents.values())
+        facts = {"worker": worker.name, "store": url, "agents": agents}
+        shell.emit(facts | {"stopped_by": why, "cut": stop.cut})
+    shell.note(f"{worker.name} has ended: {why}{', effects were cut' if stop.cut else ''}")
+    if stop.cut:
+        leave_at_once(FAILED)
+    return DONE
+
+
+async def _say_unknown(shell: Shell, app: App) -> None:
+    """Say which runs could go on, had the files with their agents been given."""
+    found: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    looked = 0
+    async for row in each_row(app.store, status=["pending", "running"]):
+        looked += 1
+        if row.agent not in app.agents:
+            found[row.agent] += 1
+            example[row.agent] = row.run
+        if looked == _LOOK_AT_MAX:
+            break
+    for agent, count in found.items():
+        name = agent.removeprefix("agent:")
+        files = " or ".join(map(str, files_declaring(name, Path().glob("*.py"))))
+        shell.note(
+            f"{count} runnable run{'' if count == 1 else 's'} of agent {name!r} (such as"
+            f" {example[agent]!r}): no file given declares it. Hint: give"
+            f" {files or 'the file that does'} too"
+        )

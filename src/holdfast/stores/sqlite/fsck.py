@@ -1,0 +1,353 @@
+"""Check a store file, read-only and without the store: what must hold is looked up and recomputed.
+
+Every event is read by way of the table, not of an index, parsed, hashed and folded anew; rows,
+inboxes, payloads and chunks are compared with what comes of that. Whatever the file holds, the
+answer is a list of problems, each with the run and event it belongs to: no exception escapes.
+
+A chain of hashes tells *that* a leaf was altered; to say *which*, an event's hash is compared with the
+one that its successor (or the run's row) recorded. When the successor was altered too, the event's
+hash is put into it: if that mends the successor, it was the successor's ``prev`` that was altered.
+
+What an intruder rewrote consistently to the end of a run passes; only a copy kept elsewhere
+could show that.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from holdfast.core import events as ev
+from holdfast.core.events import Event
+from holdfast.core.limits import LEAF_BYTES_MAX
+from holdfast.core.state import ENDED, RunRow, fold
+from holdfast.errors import StoreError, StoreRefused
+from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect
+from holdfast.stores.sqlite.payloads import CHUNKED, chunk_hash, inflate, load
+
+__all__ = ["Problem", "check_file"]
+
+_FIELDS = ", ".join(("id", *RunRow._fields[1:]))
+_CHUNKS_KEPT = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not hold. ``run`` is empty and ``seq`` 0 where there is none to name."""
+
+    run: str
+    seq: int
+    what: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        place = f"run {self.run!r} event {self.seq}: " if self.seq else f"run {self.run!r}: "
+        return (
+            f"{place if self.run else ''}{self.what}: expected {self.expected}, found {self.found}"
+        )
+
+
+def check_file(path: Path | str) -> list[Problem]:
+    """Return everything that is wrong with a store file; nothing is changed, nothing created."""
+    path = Path(path).absolute()
+    try:
+        if not inspect(path):
+            return [Problem("", 0, "file", "a store", f"nothing at {path}")]
+        connection = _connect(path)
+    except (StoreError, apsw.Error, OSError) as error:
+        return [Problem("", 0, "file", "a store that can be read", str(error))]
+    try:
+        return _Checker(connection).check()
+    finally:
+        connection.close()
+
+
+def _connect(path: Path) -> apsw.Connection:
+    """Open a file to read, leaving nothing beside it when nobody has it open."""
+    used = path.with_name(path.name + "-wal").exists()
+    uri = immutable_uri(path, "mode=ro" if used else "immutable=1")
+    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(5_000)
+    return connection
+
+
+class _Checker:
+    """One pass over a file, inside one transaction, so that a store in use may be checked too."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        self.problems: list[Problem] = []
+        self.chunks: dict[int, bytes] = {}
+
+    def check(self) -> list[Problem]:
+        steps: list[Callable[[], None]] = [
+            lambda: self.all("BEGIN") and None,
+            self.check_pages,
+            self.check_objects,
+            self.check_chunks,
+            self.check_positions,
+            self.check_runs,
+            self.check_strays,
+        ]
+        for step in steps:
+            self.guard("", 0, step)
+        return self.problems
+
+    def guard(self, run: str, seq: int, step: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a step; what it raises is a problem too."""
+        try:
+            return step(*arguments)
+        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything anywhere
+            self.problem(run, seq, "reading", "no error", f"{type(error).__name__}: {error}")
+            return None
+
+    def problem(self, run: str, seq: int, what: str, expected: object, found: object) -> None:
+        self.problems.append(Problem(run, seq, what, str(expected), str(found)))
+
+    def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, values).fetchall()
+
+    # The file as such.
+
+    def check_pages(self) -> None:
+        for (found,) in self.all("PRAGMA integrity_check"):
+            if found != "ok":
+                self.problem("", 0, "SQLite's pages", "ok", found)
+
+    def check_objects(self) -> None:
+        """Our tables and indexes are what schema.sql makes, and nothing else hangs on them."""
+        fresh = apsw.Connection(":memory:")
+        create_tables(fresh)
+        expected, tables = _objects(fresh)
+        found, _ = _objects(self.connection)
+        for name in sorted(expected | found):
+            ours = name in expected or (found[name][1] in tables)
+            if ours and expected.get(name) != found.get(name):
+                none = (None, None, "nothing")
+                what = f"object {name!r}"
+                self.problem("", 0, what, expected.get(name, none)[2], found.get(name, none)[2])
+
+    def check_chunks(self) -> None:
+        for n, digest, form, data in self.connection.execute(
+            "SELECT n, hash, form, data FROM chunk NOT INDEXED"
+        ):
+            self.guard("", 0, self.check_chunk, n, digest, form, data)
+
+    def check_chunk(self, n: int, digest: bytes, form: int, data: bytes) -> None:
+        try:
+            found = chunk_hash(inflate(form, data))
+        except StoreRefused as error:
+            self.problem("", 0, f"chunk {n}", f"bytes with hash {digest.hex()}", error)
+        else:
+            if found != digest:
+                self.problem("", 0, f"chunk {n}", f"hash {digest.hex()}", found.hex())
+
+    def check_positions(self) -> None:
+        last = 0
+        for (pos,) in self.connection.execute("SELECT pos FROM event NOT INDEXED ORDER BY pos"):
+            if pos != last + 1:
+                self.problem("", 0, "position", last + 1, pos)
+            last = pos
+
+    # Runs.
+
+    def check_runs(self) -> None:
+        """Check each run that has a row or an event."""
+        numbers = {n for (n,) in self.all("SELECT n FROM run NOT INDEXED")}
+        places = self.connection.execute(
+            "SELECT run, seq, pos FROM event NOT INDEXED ORDER BY run, seq, pos"
+        )
+        for number, group in groupby(places, key=lambda place: place[0]):
+            self.guard("", 0, self.check_run, number, [(seq, pos) for _, seq, pos in group])
+            numbers.discard(number)
+        for number in sorted(numbers):
+            self.guard("", 0, self.check_run, number, [])
+
+    def check_run(self, number: int, places: Sequence[tuple[int, int]]) -> None:
+        rows = self.all(
+            f"SELECT epoch, worker, seen, ready_at, {_FIELDS} FROM run NOT INDEXED WHERE n = ?",  # noqa: S608 - constants
+            number,
+        )
+        if not rows:
+            self.problem(f"#{number}", 0, "row", "a row", "none")
+            return
+        ((epoch, worker, seen, ready_at, *fields),) = rows
+        row = RunRow(*fields)
+        sound = len(self.problems)
+        events = [
+            event
+            for seq, pos in places
+            if (event := self.guard(row.run, seq, self.read_event, row.run, seq, pos))
+        ]
+        self.check_order(row, places, events)
+        if len(self.problems) == sound:
+            self.guard(row.run, row.seq, self.check_fold, row, epoch, events)
+        self.check_inbox(row, events)
+        self.check_lease(row, worker, seen, ready_at)
+
+    def read_event(self, run: str, seq: int, pos: int) -> Event | None:
+        """Return an event that is well-formed and has its payload, and name what it lacks."""
+        ((leaf, salt, form, stored),) = self.all(
+            "SELECT leaf, salt, form, payload FROM event NOT INDEXED WHERE pos = ?", pos
+        )
+        try:
+            event = ev.open_leaf(leaf)
+        except StoreRefused as error:
+            self.problem(run, seq, "leaf", "an event", error)
+            return None
+        if not leaf.endswith(b"\n") or len(leaf) > LEAF_BYTES_MAX:
+            self.problem(run, seq, "leaf", "one line", f"{len(leaf)} bytes, {leaf[-8:]!r} last")
+        if (event.run, event.seq) != (run, seq):
+            self.problem(run, seq, "leaf", f"run {run!r} seq {seq}", f"{event.run!r} {event.seq}")
+        self.check_payload(event, run, seq, salt, form, stored)
+        return event
+
+    def check_payload(
+        self,
+        event: Event,
+        run: str,
+        seq: int,
+        salt: bytes | None,
+        form: int,
+        stored: bytes | None,
+    ) -> None:
+        if not event.committed:
+            if stored is not None or salt is not None:
+                self.problem(run, seq, "payload", "none", "one that the leaf does not know of")
+        elif stored is None or salt is None:
+            missing = "payload" if stored is None else "salt"
+            self.problem(run, seq, missing, f"what {event.committed} commits to", "nothing")
+        else:
+            try:
+                found = ev.commitment(salt, self.load(form, stored))
+            except StoreRefused as error:
+                self.problem(run, seq, "payload", event.committed, error)
+                return
+            if found != event.committed:
+                self.problem(run, seq, "payload", event.committed, found)
+
+    def check_order(
+        self, row: RunRow, places: Sequence[tuple[int, int]], events: Sequence[Event]
+    ) -> None:
+        """Seqs count up without a gap, positions and epochs rise, hashes chain."""
+        last_pos = 0
+        for expected, (seq, pos) in enumerate(places, 1):
+            if seq != expected:
+                self.problem(row.run, expected, "seq", expected, seq)
+                break
+            if pos <= last_pos:
+                self.problem(row.run, seq, "position", f"above {last_pos}", pos)
+            last_pos = pos
+        if len(places) != row.seq:
+            self.problem(row.run, row.seq, "length of the stream", row.seq, len(places))
+        for one, two in zip(events, events[1:], strict=False):
+            if two.epoch < one.epoch:
+                self.problem(row.run, two.seq, "epoch", f"{one.epoch} or above", two.epoch)
+        for seq, recorded, found in _altered(row, events):
+            self.problem(row.run, seq, "leaf hash", recorded, found)
+
+    def check_fold(self, row: RunRow, epoch: int, events: Sequence[Event]) -> None:
+        """The row is what the events fold to."""
+        state = fold(events)
+        expected = state.row()
+        for name, want, got in zip(RunRow._fields, expected, row, strict=True):
+            if want != got:
+                self.problem(row.run, row.seq, f"row.{name}", repr(want), repr(got))
+        if epoch < state.epoch:
+            self.problem(row.run, row.seq, "row.epoch", f"{state.epoch} or above", epoch)
+
+    def check_inbox(self, row: RunRow, events: Sequence[Event]) -> None:
+        """What events took in was consumed, and what was consumed was taken in."""
+        received = {e.body.id: e.seq for e in events if isinstance(e.body, ev.MessageReceived)}
+        begun = {e.body.message: e.seq for e in events if isinstance(e.body, ev.TurnStarted)}
+        begun.pop("", None)
+        took = received | begun
+        inbox = "SELECT id, topic, taken FROM inbox WHERE run = ? ORDER BY n"
+        consumed: set[str] = set()
+        for id_, topic, taken in self.all(inbox, row.run):
+            if taken is None:
+                continue
+            consumed.add(id_)
+            ours = topic.startswith("$")
+            if not (1 <= taken <= row.seq and (ours or took.get(id_, taken + 1) <= taken)):
+                what = f"message {id_!r}"
+                self.problem(row.run, taken, what, f"taken in up to event {taken}", "no event")
+        for id_ in sorted(took.keys() - consumed):
+            self.problem(row.run, took[id_], f"message {id_!r}", "consumed", "not in the inbox")
+
+    def check_lease(self, row: RunRow, worker: str | None, seen: int, ready_at: int | None) -> None:
+        expected: int | None
+        if worker is not None:
+            expected = None
+            if not self.all("SELECT 1 FROM worker WHERE id = ?", worker):
+                self.problem(row.run, 0, "lease", f"worker {worker!r}", "no such worker")
+        elif row.status in ("pending", "running"):
+            expected = row.updated_at
+        elif row.status in ENDED:
+            expected = None
+        else:
+            new = "SELECT min(at) FROM inbox WHERE run = ? AND n > ? AND taken IS NULL"
+            expected = self.all(new, row.run, seen)[0][0]
+        if ready_at != expected:
+            self.problem(row.run, 0, "ready_at", expected, ready_at)
+
+    def check_strays(self) -> None:
+        """Every unread message has its payload, and none without a run was consumed."""
+        for n, run, form, payload, taken, known in self.connection.execute(
+            "SELECT n, run, form, payload, taken, EXISTS (SELECT 1 FROM run WHERE id = inbox.run)"
+            " FROM inbox NOT INDEXED"
+        ):
+            what = f"inbox number {n}"
+            if taken is not None and not known:
+                self.problem(run, 0, what, "a run that consumed it", "no such run")
+            if (taken is None) != (payload is not None):
+                wanted = "a payload" if taken is None else "no payload once it was consumed"
+                self.problem(run, 0, what, wanted, "none" if payload is None else "one")
+            elif payload is not None:
+                self.guard(run, 0, self.load, form, payload)
+
+    def load(self, form: int, stored: bytes) -> bytes:
+        return load(form, stored, self.fetch) if form == CHUNKED else inflate(form, stored)
+
+    def fetch(self, number: int) -> bytes:
+        if number not in self.chunks:
+            found = self.all("SELECT form, data FROM chunk NOT INDEXED WHERE n = ?", number)
+            if not found:
+                raise StoreRefused(f"chunk {number} is missing.")
+            if len(self.chunks) >= _CHUNKS_KEPT:
+                self.chunks.clear()
+            self.chunks[number] = inflate(*found[0])
+        return self.chunks[number]
+
+
+def _objects(
+    connection: apsw.Connection,
+) -> tuple[dict[str, tuple[str, str, str]], set[str]]:
+    """Return name → (type, table, statement) of all objects, and the names of the tables."""
+    found: list[tuple[Any, ...]] = connection.execute(
+        "SELECT type, name, tbl_name, coalesce(sql, 'implied by the table') FROM sqlite_master"
+    ).fetchall()
+    objects = {name: (type_, table, re.sub(r"\s+", " ", sql)) for type_, name, table, sql in found}
+    return objects, {name for name, (type_, _, _) in objects.items() if type_ == "table"}
+
+
+def _altered(row: RunRow, events: Sequence[Event]) -> Iterator[tuple[int, str, str]]:
+    """Yield (seq, recorded hash, found hash) of the events that are not what others say of them."""
+    if not events:
+        return
+    if events[0].prev != ev.GENESIS:
+        yield events[0].seq, ev.GENESIS, events[0].prev
+    recorded = [event.prev for event in events[1:]] + [row.head]
+    for i, event in enumerate(events):
+        if event.hash == recorded[i]:
+            continue
+        if i + 1 < len(events) and events[i + 1].hash != recorded[i + 1]:
+            old, new = recorded[i].encode(), event.hash.encode()
+            if ev.leaf_hash(events[i + 1].leaf.replace(old, new)) == recorded[i + 1]:
+                continue  # the successor's `prev` was altered, not this event
+        yield event.seq, recorded[i], event.hash

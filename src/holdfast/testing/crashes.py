@@ -1,0 +1,163 @@
+"""Kill, stop or drain a process at every point of a program, and judge what is left each time.
+
+``everywhere`` first lets the program run undisturbed: that tells the points and what is right. Then
+it runs it anew for each point, with one disaster at that point. A failure names the program, the
+seed, the disaster and the point's number, and ``once_at`` repeats it.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from holdfast.core.specs import agent_spec
+from holdfast.ports import Store
+from holdfast.testing.faults import Trouble
+from holdfast.testing.invariants import Remains, check, remains
+from holdfast.testing.host import HostLoop, at_once
+from holdfast.testing.simulation import LEASE_S, POLL_S, Process, Program, Simulation
+
+__all__ = ["BrokenPromise", "Disaster", "Outcome", "everywhere", "once_at"]
+
+Disaster = Literal["none", "kill", "stop", "drain"]
+OpenStore = Callable[[], Awaitable[Store]]
+SLACK_S = 2.0
+
+
+class BrokenPromise(AssertionError):
+    """An invariant does not hold after a disaster."""
+
+
+class OneDisaster:
+    """A fate: one disaster at one point."""
+
+    def __init__(self, disaster: Disaster, point: int) -> None:
+        self._disaster = disaster
+        self._point = point
+        self.label = ""
+
+    def at(self, process: Process, number: int, label: str) -> None:
+        if number != self._point:
+            return
+        self.label = label
+        match self._disaster:
+            case "kill":
+                process.alive = False
+            case "stop":
+                process.simulation.stop(process)
+            case "drain":
+                if process.worker is not None:
+                    process.loop.call_soon(process.worker.drain)
+            case "none":
+                pass
+
+    def trouble(self, process: Process) -> Trouble:
+        return Trouble()
+
+
+@dataclass
+class Outcome:
+    """What came of one simulation."""
+
+    result: Any
+    left: Remains
+    points: list[str]
+    deeds: Counter[tuple[object, ...]]
+    passed_us: int
+
+
+def once_at(
+    program: Program,
+    fresh: Callable[[], OpenStore],
+    disaster: Disaster = "none",
+    point: int = 0,
+    *,
+    seed: int = 0,
+) -> Outcome:
+    """Run a program on a fresh store with one disaster, and check the invariants."""
+    open_store = fresh()
+    simulation = Simulation(program, open_store, OneDisaster(disaster, point), seed)
+    try:
+        simulation.run_to_the_end()
+        result = simulation.result()
+    finally:
+        simulation.bury_all()
+    with HostLoop().running():
+        store = at_once(open_store())
+        left = remains(store)
+        at_once(store.close())
+    agents = [agent_spec(agent) for agent in program.agents]
+    check(left, program.world, agents, simulation.watch.messages)
+    return Outcome(
+        result, left, simulation.points, program.world.tally(), simulation.time.passed_us
+    )
+
+
+def everywhere(
+    program: Program,
+    fresh: Callable[[], OpenStore],
+    disaster: Disaster,
+    *,
+    seed: int = 0,
+    every: int = 1,
+) -> int:
+    """Try a disaster at every point of a program; return at how many.
+
+    Args:
+        program: The program.
+        fresh: Makes an empty store and returns what opens it; its calls must be done at once.
+        disaster: What happens.
+        seed: Decides everything else.
+        every: Try only every so many-th point.
+
+    Raises:
+        BrokenPromise: an invariant does not hold; names the seed and the point.
+    """
+    reference = once_at(program, fresh, seed=seed)
+    tried = 0
+    for number in range(1, len(reference.points) + 1, every):
+        label = reference.points[number - 1]
+        if disaster == "stop" and "of a transaction" in label:
+            continue  # the transaction holds the store: nobody else could take over
+        try:
+            outcome = once_at(program, fresh, disaster, number, seed=seed)
+            _judge(reference, outcome, disaster, label)
+        except BaseException as error:
+            raise BrokenPromise(
+                f"program {program.name!r}, seed {seed}: {disaster} at point {number} ({label}):"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        tried += 1
+    return tried
+
+
+def _judge(reference: Outcome, outcome: Outcome, disaster: Disaster, label: str) -> None:
+    """Compare what came of a disaster with what is right."""
+    assert outcome.result == reference.result, f"{outcome.result} is not {reference.result}"
+    assert outcome.left.statuses() == reference.left.statuses(), f"{outcome.left.statuses()}"
+    more = outcome.deeds - reference.deeds
+    if disaster == "stop" and more:
+        # A body that was under way when its process was stopped acts when that goes on: what the
+        # next worker was told by then, "it did not happen", was true.
+        assert more.total() == 1, f"done too often: {more}"
+        assert label.startswith("before ") and label.split()[1] == next(iter(more))[0], f"{more}"
+    else:
+        assert not more, f"done too often: {more}"
+    assert not reference.deeds - outcome.deeds, f"not done: {reference.deeds - outcome.deeds}"
+    limit_s = SLACK_S + (0 if disaster == "drain" else LEASE_S + POLL_S)
+    took_s = (outcome.passed_us - reference.passed_us) / 1e6
+    assert disaster == "stop" or took_s <= limit_s, f"it took {took_s} s longer"
+    assert _unread(outcome.left) == _unread(reference.left), f"{_unread(outcome.left)}"
+    if disaster == "drain":
+        doubts = outcome.left.count("step.doubted") - reference.left.count("step.doubted")
+        assert doubts <= 0, "a drain leaves a doubt"
+
+
+def _unread(left: Remains) -> set[tuple[str, str, str]]:
+    """Return the unread messages of users, those of random ids by their topic alone."""
+    return {
+        (run, inbox.message.topic, inbox.message.id)
+        for run, inboxes in left.unread.items()
+        for inbox in inboxes
+        if not inbox.message.topic.startswith("$")
+    }

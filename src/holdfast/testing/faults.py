@@ -1,0 +1,248 @@
+"""A store that goes wrong: wraps any other and lets a process die around each of its operations.
+
+Every operation has a point before it and one after it, where the simulation may kill the process,
+stop it or drain its worker; a ``transactional`` body has them inside the transaction too. Besides,
+an operation may be slow, and it may fail with ``StoreUnavailable`` before it took effect or, which
+is worse, after: the caller does not know whether it was written.
+
+Invariant: changes of one run take effect, and are answered, in the order of the calls, as the
+contract of ``Store`` says; a dead process changes nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from holdfast.core.events import Event
+from holdfast.core.state import RunRow
+from holdfast.errors import StoreUnavailable
+from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Store, Transaction
+
+__all__ = ["FaultyStore", "Host", "Trouble"]
+
+T = TypeVar("T")
+
+
+class Trouble(NamedTuple):
+    """What goes wrong with one operation. Times are in seconds."""
+
+    before_s: float = 0.0
+    """How long the operation is under way before it takes effect."""
+    after_s: float = 0.0
+    """How long the answer takes."""
+    unavailable: str = ""
+    """``before`` or ``after`` it took effect, or empty."""
+
+
+class Host(Protocol):
+    """The process that an operation belongs to."""
+
+    def point(self, label: str) -> None:
+        """Come to a place where the process may die, be stopped or be drained."""
+        ...
+
+    def trouble(self) -> Trouble:
+        """Decide what goes wrong with the next operation."""
+        ...
+
+    def wrote(self, what: Append | NewRun | Message | Claim) -> None:
+        """Take note of what has taken effect."""
+        ...
+
+    def told(self) -> None:
+        """Take note that leases were given back."""
+        ...
+
+    def found_nothing(self) -> None:
+        """Take note that no run is ready."""
+        ...
+
+
+class FaultyStore:
+    """One process's view of a store.
+
+    Args:
+        inner: The store; its calls must be done at once (``MemoryStore``, or SQLite ``inline``).
+        host: The process.
+    """
+
+    def __init__(self, inner: Store, host: Host) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self._host = host
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._news = False
+        self._waiting: set[asyncio.Event] = set()
+
+    def tell(self) -> None:
+        """Hint that something has changed."""
+        self._news = True
+        for told in self._waiting:
+            told.set()
+
+    async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
+        async def create() -> bool:
+            created = await self.inner.create(new, deliver)
+            if created:
+                self._host.wrote(new)
+            for message in deliver:
+                self._host.wrote(message)
+            return created
+
+        return await self._do(f"create {new.row.run}", create)
+
+    def append(self, change: Append) -> Awaitable[None]:
+        async def append() -> None:
+            await self.inner.append(change)
+            self._host.wrote(change)
+
+        return self._in_turn(change.run, lambda: self._do(f"append {_text(change)}", append))
+
+    async def transact(
+        self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
+    ) -> None:
+        written: list[Append] = []
+
+        def in_transaction(transaction: Transaction) -> Append:
+            self._host.point(f"before the body of a transaction of {run}")
+            change = body(transaction)
+            self._host.point(f"behind the body of a transaction of {run}")
+            written.append(change)
+            return change
+
+        async def transact() -> None:
+            await self.inner.transact(run, epoch, expected_seq, in_transaction)
+            self._host.wrote(written[0])
+
+        label = f"transact {run}@{expected_seq}"
+        # Shielded: a caller that stops waiting takes nothing back.
+        await asyncio.shield(self._in_turn(run, lambda: self._do(label, transact)))
+
+    async def deliver(self, messages: Sequence[Message]) -> list[bool]:
+        async def deliver() -> list[bool]:
+            arrived = await self.inner.deliver(messages)
+            for message in messages:
+                self._host.wrote(message)
+            return arrived
+
+        ids = ", ".join(f"{message.id} to {message.to}" for message in messages)
+        return await self._do(f"deliver {ids}", deliver)
+
+    async def claim(
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_us: int,
+        agents: Sequence[str],
+        limit: int,
+        run: str = "",
+        family: str = "",
+    ) -> list[Claim]:
+        async def claim() -> list[Claim]:
+            claims = await self.inner.claim(
+                worker,
+                now=now,
+                lease_us=lease_us,
+                agents=agents,
+                limit=limit,
+                run=run,
+                family=family,
+            )
+            for claimed in claims:
+                self._host.wrote(claimed)
+            if not claims:
+                self._host.found_nothing()
+            return claims
+
+        return await self._do("claim", claim)
+
+    async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
+        return await self._do("renew", lambda: self.inner.renew(worker, now=now, lease_us=lease_us))
+
+    async def release(self, worker: str) -> None:
+        async def release() -> None:
+            await self.inner.release(worker)
+            self._host.told()
+
+        await self._do("release", release)
+
+    async def read(
+        self, run: str, *, after: int = 0, until: int = 0, limit: int = 0
+    ) -> list[Event]:
+        return await self._do(
+            f"read {run}", lambda: self.inner.read(run, after=after, until=until, limit=limit)
+        )
+
+    async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
+        return await self._do("read_log", lambda: self.inner.read_log(after, limit=limit))
+
+    async def unread(self, run: str, *, after: int = 0) -> list[InboxMessage]:
+        return await self._do(f"unread {run}", lambda: self.inner.unread(run, after=after))
+
+    async def row(self, run: str) -> RunRow | None:
+        return await self._do(f"row {run}", lambda: self.inner.row(run))
+
+    async def rows(self, **chosen: Any) -> list[RunRow]:
+        return await self._do("rows", lambda: self.inner.rows(**chosen))
+
+    async def ready(self, agents: Sequence[str], *, now: int) -> bool:
+        ready = await self._do("ready", lambda: self.inner.ready(agents, now=now))
+        if not ready:
+            self._host.found_nothing()
+        return ready
+
+    async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
+        return await self._do("mail", lambda: self.inner.mail(worker, after=after))
+
+    async def next_wake(self, agents: Sequence[str]) -> int:
+        return await self._do("next_wake", lambda: self.inner.next_wake(agents))
+
+    async def changed(self, timeout_s: float) -> None:
+        if not self._news:
+            told = asyncio.Event()
+            self._waiting.add(told)
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        await told.wait()
+            finally:
+                self._waiting.discard(told)
+        self._news = False
+
+    async def close(self) -> None:
+        """Leave the store to the simulation, which closes it when the process has ended."""
+
+    async def _do(self, label: str, operation: Callable[[], Awaitable[T]]) -> T:
+        """Carry out one operation, and whatever goes wrong with it."""
+        self._host.point(f"before {label}")
+        trouble = self._host.trouble()
+        if trouble.before_s:
+            await asyncio.sleep(trouble.before_s)
+        if trouble.unavailable == "before":
+            raise StoreUnavailable(f"nothing was written: {label}")
+        value = await operation()
+        if trouble.after_s:
+            await asyncio.sleep(trouble.after_s)
+        if trouble.unavailable == "after":
+            raise StoreUnavailable(f"nobody knows whether this was written: {label}")
+        self._host.point(f"behind {label}")
+        return value
+
+    def _in_turn(
+        self, run: str, operation: Callable[[], Coroutine[Any, Any, T]]
+    ) -> "asyncio.Task[T]":
+        """Begin an operation once those asked for before it on this run are answered."""
+        turn = self._turns.setdefault(run, asyncio.Lock())
+
+        async def wait_and_do() -> T:
+            async with turn:
+                return await operation()
+
+        return asyncio.get_running_loop().create_task(wait_and_do())
+
+
+def _text(change: Append) -> str:
+    kinds = ", ".join(event.body.type for event in change.events)
+    return f"{change.run}@{change.expected_seq}: {kinds}{' and release' if change.release else ''}"

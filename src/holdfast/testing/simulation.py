@@ -1,0 +1,448 @@
+"""Simulated processes over one store, in virtual time: killed, stopped and drained wherever we like.
+
+A *process* is an asyncio loop of its own with an App, a worker, a client's script and somebody who
+resolves doubts by looking at the world. Its life passes *points*: before and behind each operation
+of the store, each deed, inside each transaction. At a point the simulation may
+
+* **kill** it: nothing more of it runs, what it had not appended is gone, its lease runs out by
+  itself, and a new process starts the same script from the beginning, with the same ids;
+* **stop** it, as SIGSTOP does, until another process has taken over and finished, then let it go on
+  where it stood, none the wiser;
+* **drain** its worker, as SIGTERM does; another worker carries on in the same process.
+
+One seed decides everything, so the same seed gives the same log, byte for byte.
+"""
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from holdfast.app import App
+from holdfast.client import Client
+from holdfast.core.state import RunRow, RunState, fold
+from holdfast.errors import StoreUnavailable
+from holdfast.ports import Append, Claim, Message, NewRun, Store
+from holdfast.runtime.context import StepContext
+from holdfast.runtime.worker import Worker, WorkerSettings
+from holdfast.testing.faults import FaultyStore, Trouble
+from holdfast.testing.host import HostLoop, SimulatedClock, SimulatedEntropy, Time, at_once
+from holdfast.testing.world import World
+
+__all__ = ["Crash", "Fate", "Process", "Program", "Simulation", "Stuck"]
+
+LEASE_S = 15.0
+POLL_S = 5.0
+QUIET_US = 60_000_000
+"""After so long without a change to the log, the clock may jump to the next wake-up."""
+CALLBACKS_MAX = 2_000_000
+
+
+class Crash(BaseException):
+    """The process is dead."""
+
+
+class Stuck(AssertionError):
+    """Nothing happens any more, and the script still waits."""
+
+
+@dataclass
+class Program:
+    """What is simulated: agents, the world they act on, and what is asked of them from outside."""
+
+    name: str
+    agents: Sequence[Callable[..., Any]]
+    world: World
+    script: Callable[[Client], Awaitable[Any]]
+    """Starts runs, sends messages, and returns what came of it. It may be started over at any moment, so it
+    gives its own ids to everything."""
+    resolves: bool = True
+    """Whether somebody resolves doubts by looking at the world."""
+    linger_s: float = 0.5
+    nap_s: float = 5.0
+
+
+class Fate(Protocol):
+    """Decides what happens at each point, and with each operation of the store."""
+
+    def at(self, process: "Process", number: int, label: str) -> None:
+        """Do something at the ``number``-th point of the simulation, from 1, or nothing."""
+        ...
+
+    def trouble(self, process: "Process") -> Trouble:
+        """Return what goes wrong with the next operation."""
+        ...
+
+
+class Process:
+    """One simulated process."""
+
+    def __init__(self, simulation: "Simulation", name: str) -> None:
+        self.simulation = simulation
+        self.name = name
+        self.alive = True
+        self.stopped = False
+        self.resumed = False
+        """Whether it has been stopped and has gone on since."""
+        self.loop = HostLoop()
+        self.loop.set_time(simulation.time.loop_s)
+        self.result: Any = None
+        self.worker: Worker | None = None
+        self.idle_since = -1
+        """How many changes the log had seen when the worker last found no run ready."""
+        self._leaving = False
+        with self.loop.running():
+            self.inner = at_once(simulation.open_store())
+            self.store = FaultyStore(self.inner, self)
+            self.main = self.loop.create_task(self._main(), context=contextvars.Context())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the script has returned and the worker has gone home."""
+        return self.main.done()
+
+    def run(self, *, one: bool = False) -> None:
+        """Run callbacks until none is ready or the process dies; or only one."""
+        simulation = self.simulation
+        before, simulation.current = simulation.current, self
+        try:
+            with self.loop.running():
+                while self.alive and self.loop.ready:
+                    self.loop.step()
+                    simulation.callbacks += 1
+                    if one:
+                        break
+        finally:
+            simulation.current = before
+
+    def bury(self) -> None:
+        """Clear away what is left of it."""
+        self.alive = False
+        simulation = self.simulation
+        before, simulation.current = simulation.current, self
+        self.loop.bury()
+        with self.loop.running():
+            at_once(self.inner.close())
+        simulation.current = before
+
+    # What a FaultyStore asks of its process
+
+    def point(self, label: str) -> None:
+        if not self.alive:
+            raise Crash
+        self.simulation.reached(self, label)
+        if not self.alive:
+            raise Crash
+
+    def trouble(self) -> Trouble:
+        return self.simulation.fate.trouble(self)
+
+    def wrote(self, what: Append | NewRun | Message | Claim) -> None:
+        assert self.alive, f"{self.name} is dead and writes {what}"
+        self.simulation.watch.wrote(self, what)
+
+    def told(self) -> None:
+        self.simulation.watch.tell()
+
+    def found_nothing(self) -> None:
+        self.idle_since = self.simulation.watch.changes
+
+    # Its life
+
+    async def _main(self) -> None:
+        simulation, program = self.simulation, self.simulation.program
+        loop = asyncio.get_running_loop()
+        entropy = SimulatedEntropy(simulation.seed, self.name)
+        clock = SimulatedClock(simulation.time)
+        async with App(self.store, program.agents, clock=clock, entropy=entropy) as app:
+            tasks = [loop.create_task(self._work(app)), loop.create_task(self._script(app.client))]
+            working, script = tasks
+            if program.resolves:
+                tasks.append(loop.create_task(self._resolve(app.client)))
+            await asyncio.wait([working, script], return_when=asyncio.FIRST_COMPLETED)
+            if not script.done():
+                working.result()
+            self.result = script.result()
+            while not self._quiet():
+                await asyncio.sleep(0.5)
+            self._leaving = True
+            assert self.worker is not None
+            self.worker.drain()
+            await working
+            for task in tasks:
+                task.cancel()
+
+    async def _work(self, app: App) -> None:
+        program = self.simulation.program
+        while not self._leaving:
+            settings = WorkerSettings(lease_s=LEASE_S, poll_s=POLL_S)
+            self.worker = app.worker(settings, linger_s=program.linger_s, nap_s=program.nap_s)
+            await self.worker.run()
+
+    async def _script(self, client: Client) -> Any:
+        while True:
+            try:
+                return await self.simulation.program.script(client)
+            except StoreUnavailable:
+                await asyncio.sleep(1.0)
+
+    async def _resolve(self, client: Client) -> None:
+        """Settle each doubt that waits for a person, as somebody who has looked at the world would."""
+        said: set[tuple[str, int]] = set()
+        while True:
+            try:
+                for row in await self.store.rows(status=["in_doubt"]):
+                    await self._resolve_run(client, row.run, said)
+            except StoreUnavailable:
+                pass
+            await asyncio.sleep(2.0)
+
+    async def _resolve_run(self, client: Client, run: str, said: set[tuple[str, int]]) -> None:
+        state = await client.state(run)
+        for step in state.open_steps.values():
+            if step.stage != "doubted" or (run, step.doubt_seq) in said:
+                continue
+            self.point(f"before somebody looks after {run} {step.key}")
+            deed = self.simulation.program.world.done_by(run, step.key)
+            if deed is None:
+                await client.resolve(run, step.key, did_not=True, by="somebody")
+            else:
+                await client.resolve(run, step.key, happened=deed.receipt, by="somebody")
+            said.add((run, step.doubt_seq))
+
+    def _quiet(self) -> bool:
+        """Tell whether no run can go on by itself."""
+        busy = at_once(self.inner.rows(status=["pending", "running"]))
+        assert self.worker is not None
+        return not busy and self.worker.idle and self.idle_since == self.simulation.watch.changes
+
+
+class Watch:
+    """Sees all that is written, checks it at once, and tells the other processes."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self.changes = 0
+        self.changed_at_us = 0
+        self.messages: list[Message] = []
+        """All that have been delivered, in that order."""
+        self.states: dict[str, RunState] = {}
+        self.owners: dict[str, Process] = {}
+        """Which process has claimed a run last."""
+        self._simulation = simulation
+        self._epochs: dict[str, int] = {}
+        self._known: set[tuple[str, str]] = set()
+
+    def wrote(self, process: Process, what: Append | NewRun | Message | Claim) -> None:
+        """Check what a process has written."""
+        match what:
+            case Append():
+                self._appended(process, what)
+            case NewRun():
+                self._created(what)
+            case Message():
+                self._delivered(what)
+            case Claim():
+                run = what.row.run
+                assert what.epoch > self._epochs.get(run, 0), f"{what}: the epoch is not new"
+                self._epochs[run] = what.epoch
+                self.owners[run] = process
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell all processes that something has changed."""
+        self.changes += 1
+        self.changed_at_us = self._simulation.time.passed_us
+        for process in self._simulation.processes:
+            if process.alive:
+                process.store.tell()
+
+    def _appended(self, process: Process, change: Append) -> None:
+        newest = self._epochs.get(change.run, 0)
+        assert change.epoch == newest, (
+            f"{process.name} appended to {change.run} at epoch {change.epoch}, which is {newest}"
+        )
+        state = fold(change.events, self.states[change.run])
+        assert state.row() == change.row, f"{change.row} is not the fold {state.row()}"
+        for new in change.create:
+            self._created(new)
+        for message in change.deliver:
+            self._delivered(message)
+
+    def _created(self, new: NewRun) -> None:
+        if new.row.run not in self.states:
+            self.states[new.row.run] = fold(new.events)
+
+    def _delivered(self, message: Message) -> None:
+        if (message.to, message.id) not in self._known:
+            self._known.add((message.to, message.id))
+            self.messages.append(message)
+
+
+@dataclass
+class Simulation:
+    """One execution of a program.
+
+    Args:
+        program: What is simulated.
+        open_store: Opens the store once more, as a new process does; at once.
+        fate: Decides what happens at each point.
+        seed: Decides everything else.
+    """
+
+    program: Program
+    open_store: Callable[[], Awaitable[Store]]
+    fate: Fate
+    seed: int = 0
+    time: Time = field(default_factory=Time)
+    processes: list[Process] = field(default_factory=list)
+    current: Process | None = None
+    points: list[str] = field(default_factory=list)
+    """The label of each point reached so far."""
+    callbacks: int = 0
+    shuffled: bool = False
+    """Whether callbacks of several processes take turns in an order drawn from the seed."""
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self)
+        self._chance = random.Random(self.seed)  # noqa: S311 - a schedule, not a secret
+        self._born = 0
+        self._begun: set[tuple[str, str, int, str]] = set()
+        self.program.world.begin(self)
+
+    # What a World asks of its simulation
+
+    @property
+    def process_name(self) -> str:
+        return self.current.name if self.current is not None else ""
+
+    @property
+    def passed_us(self) -> int:
+        return self.time.passed_us
+
+    def point(self, label: str) -> None:
+        assert self.current is not None, "a World is for the bodies of steps"
+        self.current.point(label)
+
+    def begins(self, context: StepContext) -> None:
+        """Check that the body of an effect may act: its intent is in the log, and it is its only time."""
+        process = self.current
+        assert process is not None
+        events = at_once(process.inner.read(context.run))
+        intents = [
+            event
+            for event in events
+            if event.body.type == "step.started"
+            and (event.body.key, event.body.attempt) == (context.key, context.attempt)  # type: ignore[union-attr]  # it is that type
+        ]
+        assert intents, f"{context} acts without an intent in the log"
+        assert not process.resumed or self.watch.owners[context.run] is process, (
+            f"{context}: its body began in {process.name}, which was stopped until its lease was over"
+        )
+        body = (context.run, context.key, context.attempt, context.idempotency_key)
+        assert body not in self._begun, f"{context}: a second body for one intent"
+        self._begun.add(body)
+
+    # Driving
+
+    def spawn(self) -> Process:
+        """Start a process."""
+        self._born += 1
+        process = Process(self, f"process-{self._born}")
+        self.processes.append(process)
+        return process
+
+    def reached(self, process: Process, label: str) -> None:
+        """Let fate decide what happens at a point."""
+        self.points.append(label)
+        self.fate.at(process, len(self.points), label)
+
+    def stop(self, process: Process) -> None:
+        """Stop a process at the point where it is, until another one has taken over and finished."""
+        process.stopped = True
+        other = self.spawn()
+        self.run(lambda: other.finished)
+        process.stopped = False
+        process.resumed = True
+        process.loop.fire_due(self.time)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Let time pass until something is so.
+
+        Raises:
+            Stuck: nothing happens any more.
+        """
+        while not until():
+            ready = [p for p in self.processes if p.alive and not p.stopped and p.loop.ready]
+            if not ready:
+                self._advance()
+            elif self.shuffled:
+                self._chance.choice(ready).run(one=True)
+            else:
+                for process in ready:
+                    process.run()
+            if self.callbacks > CALLBACKS_MAX:
+                raise Stuck(
+                    f"{CALLBACKS_MAX} callbacks, and no end; the last points: {self.points[-8:]}"
+                )
+
+    def run_to_the_end(self) -> None:
+        """Start a process, and another whenever it is killed, until one has finished."""
+        process = self.spawn()
+        while not process.finished or not process.alive:
+            self.run(lambda: process.finished or not process.alive)  # noqa: B023 - it returns before the next turn
+            if not process.alive:
+                process.bury()
+                process = self.spawn()
+
+    def result(self) -> Any:
+        """Return what the script of every process that has finished was told."""
+        told = []
+        for process in self.processes:
+            if process.finished and process.alive:
+                process.main.result()
+                told.append(process.result)
+        assert all(result == told[0] for result in told), f"two scripts were told {told}"
+        return told[0]
+
+    def bury_all(self) -> None:
+        """Clear away all processes."""
+        for process in self.processes:
+            if process.loop.is_running():
+                process.bury()
+
+    def _advance(self) -> None:
+        """Nothing can be done now: let time pass until a timer is due."""
+        living = [p for p in self.processes if p.alive and not p.stopped]
+        due = [timer[0] for p in living if (timer := p.loop.next_timer()) is not None]
+        if not due:
+            raise Stuck("no process waits for anything that could come")
+        self.time.go_to(min(due))
+        quiet_us = self.time.passed_us - self.watch.changed_at_us
+        if quiet_us > QUIET_US and all(p.worker is None or p.worker.idle for p in living):
+            self._jump(living[0])
+        for process in living:
+            process.loop.fire_due(self.time)
+
+    def _jump(self, process: Process) -> None:
+        """Let time pass until the next run wakes up; nothing else is going on."""
+        agents = [row.agent for row in self.rows()]
+        with process.loop.running():
+            wake_at = at_once(process.inner.next_wake(agents))
+        now = SimulatedClock(self.time).now()
+        if wake_at <= now and self.time.passed_us - self.watch.changed_at_us > 2 * QUIET_US:
+            rows = [(row.run, row.status) for row in self.rows()]
+            raise Stuck(f"nothing happens any more; runs: {rows}")
+        self.time.passed_us += max(0, wake_at - now)
+
+    def rows(self) -> list[RunRow]:
+        """Return all runs."""
+        living = next(p for p in reversed(self.processes) if p.alive)
+        return at_once(living.inner.rows(limit=100_000))
+
+
+def silence() -> None:
+    """Keep what workers log about simulated disasters out of the way."""
+    logging.getLogger("holdfast").setLevel(logging.CRITICAL)
