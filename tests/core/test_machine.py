@@ -150,13 +150,14 @@ def test_chance_is_drawn_from_the_seed(turn):
 
 def test_another_turn_draws_otherwise(turn):
     @hf.agent
-    async def dice(state: dict[str, int], message: str) -> float:
-        return hf.random()
+    async def dice(state: list[float]) -> float:
+        state.append(hf.random())
+        return state[-1]
 
     replies = []
     for number in (1, 2):
         t = turn(dice, turn=number)
-        t.begin("roll")
+        t.begin()
         replies.append(t.result["reply"])
     assert replies[0] != replies[1]
 
@@ -458,7 +459,8 @@ def test_closing_a_stream_early_abandons_it(turn):
     async def first() -> str:
         async with contextlib.aclosing(words()) as heard:
             async for word in heard:
-                break
+                if word:
+                    break
         return word + str(await look(1))
 
     t = turn(first)
@@ -473,7 +475,8 @@ def test_a_stream_left_behind_is_abandoned_at_the_end_of_the_turn(turn):
     @hf.agent
     async def first() -> str:
         async for word in words():
-            break
+            if word:
+                break
         return word + str(await look(1))
 
     t = turn(first)
@@ -487,13 +490,12 @@ def test_a_stream_left_behind_is_abandoned_at_the_end_of_the_turn(turn):
 def test_a_stream_hands_over_its_parts_then_its_failure(turn):
     @hf.agent
     async def listen() -> list[str]:
-        heard = []
+        stream, heard = words(), []
         try:
-            async for word in words():
-                heard.append(word)
+            while True:
+                heard.append(await anext(stream))
         except hf.StepFailed as error:
-            heard.append(error.error_type)
-        return heard
+            return [*heard, error.error_type]
 
     t = turn(listen)
     t.begin()
@@ -839,7 +841,7 @@ def test_a_turn_may_return_its_state(turn):
 def test_a_turn_that_raises_has_failed(turn):
     @hf.agent
     async def count(state: dict[str, int], message: str) -> int:
-        raise KeyError(message)
+        return state[message]
 
     t = turn(count)
     assert t.begin("a") == ["turn.failed"]
@@ -848,8 +850,8 @@ def test_a_turn_that_raises_has_failed(turn):
 
 def test_a_message_of_the_wrong_type_fails_the_turn_with_its_path(turn):
     @hf.agent
-    async def count(state: dict[str, int], message: list[int]) -> int:
-        return sum(message)
+    async def count(state: int, message: list[int]) -> int:
+        return state + sum(message)
 
     t = turn(count)
     assert t.begin([1, "x"]) == ["turn.failed"]
@@ -884,8 +886,12 @@ def test_spinning_fails_the_run(turn, monkeypatch):
 
     @hf.agent
     async def spin() -> None:
-        while True:
-            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(again, loop)
+        await loop.create_future()
+
+    def again(loop):
+        loop.call_soon(again, loop)
 
     t = turn(spin)
     assert t.begin() == ["run.failed"]

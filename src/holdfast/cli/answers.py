@@ -73,24 +73,14 @@ class _Actions:
             case ev.TurnStarted():
                 self._turn = body.turn
                 self._open = {}
-            case ev.StepStarted(attempt=1):
-                self._begin(event, body.key, "step", body.effect)
-            case ev.StepStarted():
+            case ev.StepStarted() if body.attempt > 1:
                 self._open.get(body.key, {})["attempts"] = body.attempt
-            case ev.StepFinished():
-                self._end(event, body.key, "finished", via=body.via)
-            case ev.StepFailed(final=True):
-                self._end(event, body.key, "failed")
-            case ev.StepAbandoned():
-                self._end(event, body.key, "abandoned")
-            case ev.ChildStarted():
-                self._begin(event, body.key, "child", body.agent_called)
-                self._open[body.key]["run"] = body.child
-            case ev.ChildFinished():
-                self._end(event, body.key, "finished" if body.ok else "failed")
-            case ev.MessageSent():
-                self._begin(event, body.key, "message", f"to {body.to}")
-                self._end(event, body.key, "sent")
+            case ev.StepStarted() | ev.ChildStarted() | ev.MessageSent():
+                self._begin(event, body)
+            case ev.StepFailed(final=False):
+                pass
+            case ev.StepFinished() | ev.StepFailed() | ev.StepAbandoned() | ev.ChildFinished():
+                self._end(event, body)
             case ev.RunAccepted():
                 for action in self.completed:
                     if action["asked_seq"] >= body.from_seq:
@@ -98,27 +88,51 @@ class _Actions:
             case _:
                 pass
 
-    def _begin(self, event: Event, key: str, kind: str, effect: str) -> None:
-        self._open[key] = {
+    def _begin(self, event: Event, body: ev.StepStarted | ev.ChildStarted | ev.MessageSent) -> None:
+        action: dict[str, Any] = {
             "turn": self._turn,
-            "key": key,
-            "kind": kind,
-            "effect": effect,
+            "key": body.key,
+            "kind": body.type.partition(".")[0],
+            "effect": "",
             "attempts": 1,
             "asked_seq": event.seq,
             "arguments": payload_value(event),
         }
+        match body:
+            case ev.StepStarted():
+                action["effect"] = body.effect
+            case ev.ChildStarted():
+                action |= {"effect": body.agent_called, "run": body.child}
+            case ev.MessageSent():
+                action["effect"] = f"to {body.to}"
+                self.completed.append(action | self._outcome(event, "sent"))
+                return
+        self._open[body.key] = action
 
-    def _end(self, event: Event, key: str, outcome: str, *, via: str = "") -> None:
-        action = self._open.pop(key, None)
+    def _end(
+        self,
+        event: Event,
+        body: ev.StepFinished | ev.StepFailed | ev.StepAbandoned | ev.ChildFinished,
+    ) -> None:
+        action = self._open.pop(body.key, None)
         if action is None:  # of an accepted divergence
             return
-        action |= {"outcome": outcome, "seq": event.seq, "time": iso(event.at)}
-        if via and via != "body":
-            action["via"] = via
-        if outcome != "sent":
-            action["value"] = payload_value(event)
+        match body:
+            case ev.StepAbandoned():
+                outcome = "abandoned"
+            case ev.StepFinished():
+                outcome = "finished"
+                action |= {} if body.via == "body" else {"via": body.via}
+            case ev.ChildFinished(ok=True):
+                outcome = "finished"
+            case _:
+                outcome = "failed"
+        action |= self._outcome(event, outcome) | {"value": payload_value(event)}
         self.completed.append(action)
+
+    @staticmethod
+    def _outcome(event: Event, outcome: str) -> dict[str, Any]:
+        return {"outcome": outcome, "seq": event.seq, "time": iso(event.at)}
 
 
 def _pending(

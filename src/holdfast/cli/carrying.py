@@ -32,7 +32,7 @@ HELD_AFTER_S = 1.5
 class Stop:
     """Why a worker stopped."""
 
-    signal: signal.Signals | None = None
+    by: signal.Signals | None = None
     cut: bool = False
     """Whether effects were cut."""
     trouble: BaseException | None = None
@@ -65,10 +65,10 @@ async def carry_on(
         task.cancel()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.signal is not None:
+        if stop.by is not None:
             cut()
             return
-        stop.signal = number
+        stop.by = number
         shell.note(f"{number.name}: effects under way are finished first; once more to cut them")
         worker.drain()
         if drain_timeout_s is not None:

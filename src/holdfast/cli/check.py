@@ -28,12 +28,7 @@ async def check_command(
     """
     findings: list[Finding] = []
     for file in files:
-        try:
-            findings += lint_source(Path(file).read_text("utf-8"), file)
-        except OSError as error:
-            raise UsageError(f"{file}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from error
+        findings += lint_source(_source(file), file)
     if shell.as_json:
         shell.emit([asdict(finding) for finding in findings])
         return FAILED if findings else DONE
@@ -44,3 +39,12 @@ async def check_command(
     if not findings:
         shell.show(f"nothing found in {', '.join(map(clean, files))}")
     return FAILED if findings else DONE
+
+
+def _source(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from error

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import apsw
 from rich.text import Text
@@ -28,8 +28,10 @@ __all__ = ["Finding", "doctor_command", "filesystem_of"]
 FREE_BYTES_LEAST = 100 * 1024 * 1024
 YEAR_LEAST = 2025
 NETWORK_FILESYSTEMS = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre gpfs beegfs fuse.sshfs fuse.s3fs"
-    " fuse.gcsfuse fuse.rclone fuse.glusterfs virtiofs".split()
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"),
+        *("fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.glusterfs", "virtiofs"),
+    }
 )
 
 
@@ -153,21 +155,22 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     if wal.exists():
         sizes += f", write-ahead log {_megabytes(wal.stat().st_size)}"
     yield Finding("store", f"{path}: {sizes}")
-    mode = connection.execute("PRAGMA journal_mode").fetchall()[0][0]
+    mode = _rows(connection, "PRAGMA journal_mode")[0][0]
     if mode == "wal":
         yield Finding("durability", "WAL, synchronous=FULL: a sync at every commit")
     else:
         yield Finding("durability", f"the file is in mode {mode!r}, not WAL", "broken")
     if not os.access(path, os.W_OK):
         yield Finding("permissions", f"{path} is not writable", "broken")
-    by_status = connection.execute("SELECT status, count(*) FROM run GROUP BY 1 ORDER BY 1")
-    counts = {str(status): int(n) for status, n in by_status.fetchall()}
+    counts: dict[str, int] = dict(
+        _rows(connection, "SELECT status, count(*) FROM run GROUP BY 1 ORDER BY 1")
+    )
     said = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items())
     stuck = counts.get("in_doubt", 0) + counts.get("diverged", 0)
     hint = "holdfast doubts" if counts.get("in_doubt") else "holdfast ls --status diverged"
     yield Finding("runs", said or "none", "note" if stuck else "ok", hint if stuck else "")
     yield from _workers(connection)
-    ((last,),) = connection.execute("SELECT coalesce(max(updated_at), 0) FROM run").fetchall()
+    ((last,),) = _rows(connection, "SELECT coalesce(max(updated_at), 0) FROM run")
     now = time.time_ns() // 1000
     if last > now + 1_000_000:
         hint = "the clock was set back, or the file comes from another machine"
@@ -179,9 +182,10 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
 
 def _workers(connection: apsw.Connection) -> Iterator[Finding]:
     now = time.time_ns() // 1000
-    rows = connection.execute(
-        "SELECT id, expires_at, (SELECT count(*) FROM run WHERE worker = worker.id) FROM worker"
-    ).fetchall()
+    rows = _rows(
+        connection,
+        "SELECT id, expires_at, (SELECT count(*) FROM run WHERE worker = worker.id) FROM worker",
+    )
     alive = [row for row in rows if row[1] >= now]
     dead = [row for row in rows if row[1] < now]
     held = sum(row[2] for row in alive)
@@ -190,6 +194,10 @@ def _workers(connection: apsw.Connection) -> Iterator[Finding]:
         said = f"{name}: no sign of life, its lease ran out {ago(now - expires_at)} ago"
         hint = "the next worker takes its runs over"
         yield Finding("lost worker", f"{said}; it held {runs} runs", "note", hint)
+
+
+def _rows(connection: apsw.Connection, statement: str) -> list[tuple[Any, ...]]:
+    return list(connection.execute(statement))
 
 
 def _megabytes(n: int) -> str:

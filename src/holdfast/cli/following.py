@@ -64,14 +64,14 @@ async def tail_command(
         str, typer.Argument(metavar="[RUN]", help="Only this run, until it has ended.")
     ] = "",
     after: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
             metavar="POSITION",
             help="Begin behind this position of the log (with RUN: behind this seq), not with the"
             " last ten events.",
         ),
-    ] = -1,
+    ] = None,
     payloads: Annotated[bool, typer.Option(help="Show what the events carry.")] = True,
 ) -> None:
     """Follow the log, or one run: print events as they are written.
@@ -83,9 +83,9 @@ async def tail_command(
         if run:
             found = await find(app, run)
             row = await app.client.row(found)
-            follow = _follow_run(store, found, max(0, row.seq - _TAIL) if after < 0 else after)
+            follow = _follow_run(store, found, max(0, row.seq - _TAIL) if after is None else after)
         else:
-            begin = max(0, await last_position(store) - _TAIL) if after < 0 else after
+            begin = max(0, await last_position(store) - _TAIL) if after is None else after
             follow = _follow_log(store, begin)
         async for position, event in follow:
             _print(shell, event, payloads=payloads, position=position, whose=not run)

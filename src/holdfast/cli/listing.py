@@ -40,7 +40,7 @@ async def ls_command(
     agent: Annotated[
         list[str] | None, typer.Option(metavar="AGENT", help="Only runs of these agents.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many at most.")] = None,
     every: Annotated[bool, typer.Option("--all", help="As many as there are.")] = False,
 ) -> None:
     """List runs, newest first.

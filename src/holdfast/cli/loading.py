@@ -38,8 +38,7 @@ class Code:
     """The names of those that it declares itself."""
 
     def agent(self, name: str) -> Callable[..., Any]:
-        """Return an agent by its name, or by what it is called in the module; the only one if the
-        name is empty.
+        """Return an agent by its name, or the only one if the name is empty.
 
         Raises:
             UsageError: there is none, or there are several.
@@ -107,10 +106,15 @@ def agents_of(codes: Sequence[Code]) -> list[Callable[..., Any]]:
     return [agent for _, agent in found.values()]
 
 
-def files_declaring(agent: str, paths: Iterable[Path]) -> list[Path]:
-    """Return those of the files whose source declares an agent of this name; none is imported."""
+def files_declaring(agent: str, directory: Path | None = None) -> list[Path]:
+    """Return a directory's files whose source declares an agent of this name; none is imported.
+
+    Args:
+        agent: The agent's name.
+        directory: By default the one that the process is in.
+    """
     found = []
-    for path in sorted(paths):
+    for path in sorted((directory or Path()).glob("*.py")):
         with contextlib.suppress(OSError, SyntaxError, ValueError):
             source = path.read_text()
             if agent in source and agent in _declared(ast.parse(source)):

@@ -52,13 +52,14 @@ class _Commands(TyperGroup):
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         home = f"holdfast.cli.{module}"
         try:
-            body = getattr(importlib.import_module(home), function)
+            loaded = importlib.import_module(home)
         except ModuleNotFoundError as error:
             if error.name != home:
                 raise
             ctx.fail(f"{cmd_name!r} is not part of this installation of holdfast.")
+            raise  # unreachable: fail raises
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name)(body)
+        single.command(cmd_name)(getattr(loaded, function))
         return typer.main.get_command(single)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
@@ -86,7 +87,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
 @app.callback()
 def top(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
+    version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version."

@@ -120,8 +120,7 @@ async def _waiting(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
     until = f" until {iso(row.wake_at)}" if row.wake_at else ""
     what = todo["waits_for"] or ("a timer" if row.wake_at else "a message")
     lines = [f"run {run!r} waits for {clean(what)}{until}"]
-    for question in todo["questions"]:
-        lines.append(f"  it asks: {clean(str(question.get('question', '')))}")
+    lines += [f"  it asks: {clean(str(q.get('question', '')))}" for q in todo["questions"]]
     topics = set(filter(None, todo["waits_for"].split(", ")))
     for child in todo["children"]:
         topics.discard(child["run"])

@@ -11,8 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.text import Text
@@ -224,7 +223,7 @@ def _agent_for(shell: Shell, name: str, code: str) -> AgentSpec:
         UsageError: there is no such file, or several.
     """
     if not code:
-        files = files_declaring(name, Path().glob("*.py"))
+        files = files_declaring(name)
         if len(files) != 1:
             many = f"these declare it: {', '.join(map(str, files))}" if files else "none is here"
             raise UsageError(f"replay needs the code of agent {name!r}; {many}. Hint: --code FILE")

@@ -136,7 +136,7 @@ async def _watch(app: App, run: str, status: Status) -> None:
 
 def _report(shell: Shell, outcome: Outcome, stop: Stop, again: str) -> int:
     """Print what came of the run and return the exit code."""
-    stopped_by = stop.signal if not outcome.settled else None
+    stopped_by = stop.by if not outcome.settled else None
     if shell.as_json:
         shell.emit(outcome.facts | ({"stopped_by": stopped_by.name} if stopped_by else {}))
     elif "result" in outcome.facts:

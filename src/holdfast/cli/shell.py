@@ -16,9 +16,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console, RenderableType
@@ -48,6 +48,8 @@ __all__ = [
     "find",
     "find_event",
 ]
+
+Body: TypeAlias = Callable[..., Coroutine[Any, Any, int | None]]
 
 DONE, FAILED, USAGE, DIVERGED, PARKED = 0, 1, 2, 3, 4
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
@@ -134,10 +136,10 @@ class Shell:
         finally:
             await store.close()
 
-    def carry_out(self, body: Callable[..., Awaitable[int | None]], options: Any) -> int:
+    def carry_out(self, body: Body, options: Any) -> int:
         """Run a command's body and return its exit code; errors of ours become one line."""
         try:
-            code = asyncio.run(body(self, **options))  # type: ignore[arg-type]  # an async function
+            code = asyncio.run(body(self, **options))
             sys.stdout.flush()
         except HoldfastError as error:
             if self.debug:
@@ -153,7 +155,7 @@ class Shell:
         return code or DONE
 
 
-def command(body: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
+def command(body: Body) -> Callable[..., None]:
     """Make an async function ``body(shell, *, …)`` a command.
 
     Its parameters are the command's, its docstring is the help, what it returns the exit code.

@@ -81,7 +81,7 @@ def _completed(answers: Answers) -> list[RenderableType]:
     table = grid(*columns, "value", crop="value")
     for action in shown:
         outcome = action["outcome"] + (f" via {action['via']}" if "via" in action else "")
-        cells = [
+        cells: list[str | Text] = [
             f"#{action['seq']}",
             Text(clean(action["key"])),
             Text(clean(action["effect"])),

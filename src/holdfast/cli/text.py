@@ -6,6 +6,7 @@ characters are shown by their escapes.
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -118,43 +119,35 @@ def subject(body: ev.Body) -> str:
             return clean(getattr(body, "key", ""))
 
 
+_DETAILS: dict[str, Callable[[Any], list[str]]] = {
+    "run.created": lambda b: [f"by {b.parent}"] if b.parent else [],
+    "step.started": lambda b: [b.effect, *([f"attempt {b.attempt}"] if b.attempt > 1 else [])],
+    "step.emitted": lambda b: [f"part {b.n}"],
+    "step.finished": lambda b: [f"via {b.via}"] if b.via != "body" else [],
+    "step.failed": lambda b: [
+        f"attempt {b.attempt}",
+        "final" if b.final else f"again at {clock(b.retry_at)}",
+    ],
+    "step.doubted": lambda b: [f"attempt {b.attempt}"],
+    "step.resolved": lambda b: [b.verdict.replace("_", " "), f"by {b.by}"],
+    "message.sent": lambda b: [f"to {b.to}", *([f"topic {b.topic}"] if b.topic else [])],
+    "message.received": lambda b: [f"topic {b.topic}"],
+    "child.started": lambda b: [f"run {b.child}"],
+    "child.finished": lambda b: [f"run {b.child}", *([] if b.ok else ["failed"])],
+    "cancel.requested": lambda b: [f"by {b.by}"],
+    "run.accepted": lambda b: [f"by {b.by}"],
+    "run.parked": lambda b: [
+        *([f"for {b.waits_for}"] if b.waits_for else []),
+        *([f"until {clock(b.wake_at)}"] if b.wake_at else []),
+    ],
+    "run.diverged": lambda b: [f"at event {b.at_seq}"],
+}
+
+
 def detail(body: ev.Body) -> str:
     """Return what else an event says, in a few words; may be empty."""
-    words: list[str] = []
-    match body:
-        case ev.RunCreated(parent=parent) if parent:
-            words = [f"by {parent}"]
-        case ev.StepStarted():
-            words = [body.effect, *([f"attempt {body.attempt}"] if body.attempt > 1 else [])]
-        case ev.StepEmitted():
-            words = [f"part {body.n}"]
-        case ev.StepFinished():
-            words = [f"via {body.via}"] if body.via != "body" else []
-        case ev.StepFailed():
-            again = "final" if body.final else f"again at {clock(body.retry_at)}"
-            words = [f"attempt {body.attempt}", again]
-        case ev.StepDoubted():
-            words = [f"attempt {body.attempt}"]
-        case ev.StepResolved():
-            words = [body.verdict.replace("_", " "), f"by {body.by}"]
-        case ev.MessageSent():
-            words = [f"to {body.to}", *([f"topic {body.topic}"] if body.topic else [])]
-        case ev.MessageReceived():
-            words = [f"topic {body.topic}"]
-        case ev.ChildStarted():
-            words = [f"run {body.child}"]
-        case ev.ChildFinished():
-            words = [f"run {body.child}", *([] if body.ok else ["failed"])]
-        case ev.CancelRequested() | ev.RunAccepted():
-            words = [f"by {body.by}"]
-        case ev.RunParked():
-            words = [f"for {body.waits_for}"] if body.waits_for else []
-            words += [f"until {clock(body.wake_at)}"] if body.wake_at else []
-        case ev.RunDiverged():
-            words = [f"at event {body.at_seq}"]
-        case _:
-            pass
-    return clean(", ".join(words))
+    words = _DETAILS.get(body.type)
+    return clean(", ".join(words(body))) if words else ""
 
 
 def event_json(event: Event, *, payload: bool = True) -> dict[str, Any]:

@@ -26,7 +26,7 @@ Place: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True)
 class Link:
-    """One place in the answer. Its causes follow it: the last one at its own depth, others deeper."""
+    """A place in the answer; its causes follow, the last one at its own depth, others deeper."""
 
     run: str
     seq: int

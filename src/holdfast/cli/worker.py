@@ -1,7 +1,6 @@
 """`holdfast worker FILE…`: carry on every runnable run of the agents in these files."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,7 +71,7 @@ async def worker_command(
                 shell, worker, until_idle=until_idle, drain_timeout_s=drain_timeout_s
             )
         url = app.store.url
-    why = stop.signal.name if stop.signal else "idle"
+    why = stop.by.name if stop.by else "idle"
     if shell.as_json:
         agents = sorted(spec.name for spec in app.agents.values())
         facts = {"worker": worker.name, "store": url, "agents": agents}
@@ -97,7 +96,7 @@ async def _say_unknown(shell: Shell, app: App) -> None:
             break
     for agent, count in found.items():
         name = agent.removeprefix("agent:")
-        files = " or ".join(map(str, files_declaring(name, Path().glob("*.py"))))
+        files = " or ".join(map(str, files_declaring(name)))
         shell.note(
             f"{count} runnable run{'' if count == 1 else 's'} of agent {name!r} (such as"
             f" {example[agent]!r}): no file given declares it. Hint: give"

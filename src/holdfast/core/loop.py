@@ -113,6 +113,10 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         self._ready.append(handle)
         return True
 
+    def in_its_thread(self) -> bool:
+        """Tell whether the caller runs in the thread that the turn runs in."""
+        return threading.get_ident() == self._thread
+
     def tasks(self) -> list[_Task]:
         """Return the tasks that are not done, in the order they were created."""
         return [task for task in self._tasks if not task.done()]
@@ -146,7 +150,7 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        if threading.get_ident() != self._thread:
+        if not self.in_its_thread():
             raise IoOutsideStep(
                 f"a thread called back into a turn ({callback!r}): its timing is not in the log."
                 " Hint: use the thread in a function under @hf.step."

@@ -304,7 +304,7 @@ class Machine:
     def _block_on(self, call: Call) -> None:
         if greenlet.getcurrent() is not self._greenlet:
             raise UsageError(
-                f"{call.key} was called in a thread of its own inside a turn. Hint: call it in"
+                f"{call.key} was called in a greenlet of its own inside a turn. Hint: call it in"
                 " the agent itself."
             )
         self._blocked_on, self._blocked_task = call, asyncio.current_task(self.loop)
@@ -403,6 +403,11 @@ class Machine:
     def _check_open(self) -> None:
         if self._closed:
             raise RunSuspended
+        if not self.loop.in_its_thread():
+            raise UsageError(
+                "a step was called in a thread of its own inside a turn. Hint: call it in the"
+                " agent itself."
+            )
 
     def _next_key(self, name: str) -> str:
         count = self._counts[name] = self._counts.get(name, 0) + 1
@@ -441,7 +446,6 @@ class Machine:
             )
         self._cleaning_up = True
         await self._reap()
-        await self.loop.shutdown_asyncgens()
         if isinstance(body, ev.RunCancelled | ev.RunFailed | ev.TurnFailed):
             await self._compensate()
         self._issue(body, payload)
@@ -461,12 +465,15 @@ class Machine:
         return b'{"reply":%b,"state":%b}' % (agent.result.encode(reply), agent.state.encode(state))
 
     async def _reap(self) -> None:
-        """Cancel the tasks that the agent left behind, and wait for them and for their effects."""
+        """Let nothing that the agent left behind outlive the turn; wait for its effects."""
         me = asyncio.current_task()
         while others := [task for task in self.loop.tasks() if task is not me]:
             for task in others:
                 task.cancel()
             await asyncio.wait(others)
+        await self.loop.shutdown_asyncgens()
+        for call in [call for call in self.calls.values() if call.may_be_abandoned]:
+            self._abandon(call)
 
     async def _compensate(self) -> None:
         """Undo what was done, the latest first.

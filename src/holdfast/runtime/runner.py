@@ -314,18 +314,20 @@ class Runner:
             return
         self.steps.start()
         self.log.flush_soon()
-        if not self.steps.busy:
-            self._wait()
+        self._wait()
 
     def _wait(self) -> None:
-        """Nothing runs: set a timer for what is due soon, or park."""
+        """Set a timer for what is due soon; park if nothing is, and nothing runs."""
         now = self.settings.clock.now()
-        wake_at = self._next_wake()
-        if wake_at and wake_at <= now + self.settings.nap_s * 1e6:
-            if self._timer is not None:
-                self._timer.cancel()
+        wake_at, busy = self._next_wake(), self.steps.busy
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wake_at and (busy or wake_at <= now + self.settings.nap_s * 1e6):
             delay = max(0.0, (wake_at - now) / 1e6)
             self._timer = self._loop.call_later(delay, self._guarded, self._wake)
+        elif busy:
+            pass
         elif self._lingered or self.steps.doubts or not self.settings.linger_s:
             self._park(wake_at)
         elif self._linger is None:

@@ -20,9 +20,10 @@ from holdfast.errors import Conflict, Fenced
 from holdfast.ports import Append, Claim, Message, NewRun, Transaction
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.payloads import PLAIN, ChunkWriter
+from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.transaction import user_transaction
 
-__all__ = ["Changes"]
+__all__ = ["Changes", "lost_workers"]
 
 _NUMBERS_MAX = 100_000
 
@@ -30,8 +31,9 @@ _NUMBERS_MAX = 100_000
 class Changes:
     """The writes of a store, on the connection of its writer."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, presence: Presence) -> None:
         self._connection = connection
+        self._presence = presence
         self._execute = connection.execute
         self._chunks = ChunkWriter(connection)
         self._numbers: dict[str, int] = {}
@@ -111,9 +113,10 @@ class Changes:
         family: str,
     ) -> list[Claim]:
         """Free what was lost, renew this worker's lease and lease ready runs."""
-        for (lost,) in self._all(sql.LOST, (now,)):
+        for lost in lost_workers(self._all(sql.WORKERS, ()), now, self._presence):
             self.release(lost)
-        self._execute(sql.HEARTBEAT, (worker, now + lease_us))
+        locked = self._presence.hold(worker)
+        self._execute(sql.HEARTBEAT, (worker, now + lease_us, locked))
         numbers = self._named(run, agents) if run else self._ready(now, agents, limit, family)
         claims = []
         for number in numbers[:limit]:
@@ -132,6 +135,7 @@ class Changes:
         """Free the runs of a worker and forget it."""
         self._execute(sql.FREE, (worker,))
         self._execute(sql.FORGET, (worker,))
+        self._presence.drop(worker)
 
     def _all(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._execute(statement, values).fetchall()
@@ -221,6 +225,17 @@ class Changes:
             for at, run, number in rows:
                 since[number] = min((at, run), since.get(number, (at, run)))
         return sorted(since, key=lambda number: since[number])
+
+
+def lost_workers(
+    workers: Sequence[tuple[str, int, int]], now: int, presence: Presence
+) -> list[str]:
+    """Return who has lost its leases: they have run out, or its process has died."""
+    return [
+        worker
+        for worker, expires_at, locked in workers
+        if expires_at <= now or (locked and presence.is_gone(worker))
+    ]
 
 
 def _fault(change: Append) -> str:

@@ -17,8 +17,10 @@ from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
 from holdfast.ports import InboxMessage, Message
 from holdfast.stores.sqlite import statements as sql
+from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
 from holdfast.stores.sqlite.payloads import CHUNKED, inflate, load
+from holdfast.stores.sqlite.presence import Presence
 
 __all__ = ["Queries"]
 
@@ -28,8 +30,9 @@ _ALL = 2**62
 class Queries:
     """The reads of a store, on a connection that one thread at a time may use."""
 
-    def __init__(self, connection: apsw.Connection, path: Path) -> None:
+    def __init__(self, connection: apsw.Connection, path: Path, presence: Presence) -> None:
         self._connection = connection
+        self._presence = presence
         self._path = path
 
     def version(self) -> int:
@@ -70,7 +73,8 @@ class Queries:
         return [RunRow(*row) for row in found]
 
     def ready(self, agents: Sequence[str], now: int) -> bool:
-        return bool(self._all(sql.LOST, (now,))) or any(
+        workers = self._all(sql.WORKERS, ())
+        return bool(lost_workers(workers, now, self._presence)) or any(
             self._all(sql.READY, (agent, 1)) or self._all(sql.DUE, (agent, 1, now))
             for agent in set(agents)
         )

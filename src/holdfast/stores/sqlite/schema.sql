@@ -80,10 +80,12 @@ CREATE TABLE inbox (
 CREATE UNIQUE INDEX inbox_id ON inbox (run, id);
 CREATE INDEX inbox_unread ON inbox (run, n) WHERE taken IS NULL;
 
--- worker: one heartbeat for all the runs that a worker holds.
+-- worker: one heartbeat for all the runs that a worker holds. `locked` is 1 when it holds a lock
+-- that ends with its process (presence.py), so that its death shows before its lease runs out.
 CREATE TABLE worker (
   id TEXT PRIMARY KEY,
-  expires_at INTEGER NOT NULL
+  expires_at INTEGER NOT NULL,
+  locked INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

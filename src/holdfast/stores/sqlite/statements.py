@@ -19,7 +19,6 @@ __all__ = [
     "LEASE",
     "LET_GO",
     "LOG",
-    "LOST",
     "MAIL",
     "MOVE",
     "NAMED",
@@ -38,6 +37,7 @@ __all__ = [
     "UNREAD",
     "WAKE",
     "WAKES",
+    "WORKERS",
 ]
 
 _SHARED = {
@@ -87,12 +87,12 @@ UPDATE inbox SET taken = ?, form = 0, payload = NULL WHERE n = ? AND run = ? AND
 
 # Leases. There are two ways to be ready, each with its index: since `ready_at`, or since `wake_at`
 # when that is due.
-LOST = "SELECT id FROM worker WHERE expires_at <= ?"
+WORKERS = "SELECT id, expires_at, locked FROM worker"
 FREE = _sql("UPDATE run SET worker = NULL, ready_at = @READY_AT WHERE worker = ?")
 FORGET = "DELETE FROM worker WHERE id = ?"
 HEARTBEAT = """
-INSERT INTO worker (id, expires_at) VALUES (?1, ?2)
-ON CONFLICT (id) DO UPDATE SET expires_at = ?2"""
+INSERT INTO worker (id, expires_at, locked) VALUES (?1, ?2, ?3)
+ON CONFLICT (id) DO UPDATE SET expires_at = ?2, locked = ?3"""
 RENEW = "UPDATE worker SET expires_at = ? WHERE id = ? AND expires_at > ?"
 _READY = """
 SELECT ready_at, id, n FROM run

@@ -23,6 +23,7 @@ from holdfast.errors import StoreError, UsageError
 from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Transaction
 from holdfast.stores.sqlite.changes import Changes
 from holdfast.stores.sqlite.file import connect
+from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.queries import Queries
 from holdfast.stores.sqlite.writer import Writer
 
@@ -42,10 +43,13 @@ class SqliteStore:
         self._path = path = Path(path).absolute()
         self.url = f"sqlite://{path}"
         connection = None if read_only else connect(path, create=create)
-        self._near = Queries(connect(path, read_only=True), path)
-        self._far = self._near if inline else Queries(connect(path, read_only=True), path)
+        self._presence = presence = Presence(path)
+        self._near = Queries(connect(path, read_only=True), path, presence)
+        self._far = self._near
+        if not inline:
+            self._far = Queries(connect(path, read_only=True), path, presence)
         self._reader = None if inline else ThreadPoolExecutor(1, "holdfast-reader")
-        self._changes = Changes(connection) if connection else None
+        self._changes = Changes(connection, presence) if connection else None
         self._writer = None
         if connection and self._changes:
             undone = self._changes.forget
@@ -186,6 +190,7 @@ class SqliteStore:
         self._far.close()
         if self._writer:
             await self._writer.close()
+        self._presence.close()
 
     def _writing(self) -> tuple[Changes, Writer]:
         if self._changes is None or self._writer is None:

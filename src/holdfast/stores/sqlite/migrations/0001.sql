@@ -55,7 +55,8 @@ CREATE INDEX inbox_unread ON inbox (run, n) WHERE taken IS NULL;
 
 CREATE TABLE worker (
   id TEXT PRIMARY KEY,
-  expires_at INTEGER NOT NULL
+  expires_at INTEGER NOT NULL,
+  locked INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE chunk (
