@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         uuid,
         version_guard,
     )
-    from holdfast.app import App, run
+    from holdfast.app import App, SyncClient, connect, run
     from holdfast.client import Client
     from holdfast.core.retry import Retry
     from holdfast.errors import (
@@ -83,7 +83,7 @@ _HOMES = {
         "uuid",
         "version_guard",
     ],
-    "holdfast.app": ["App", "run"],
+    "holdfast.app": ["App", "SyncClient", "connect", "run"],
     "holdfast.client": ["Client"],
     "holdfast.core.retry": ["Retry"],
     "holdfast.errors": [
@@ -133,6 +133,7 @@ __all__ = [
     "StoreError",
     "StoreRefused",
     "StoreUnavailable",
+    "SyncClient",
     "UsageError",
     "Worker",
     "WorkerSettings",
@@ -142,6 +143,7 @@ __all__ = [
     "async_http_client",
     "attempt",
     "call",
+    "connect",
     "emit",
     "http_client",
     "idempotency_key",

@@ -1,8 +1,10 @@
 """The composition root: where store, agents, clock, workers and clients are joined."""
 
 import asyncio
+import functools
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +18,7 @@ from holdfast.runtime.clock import SystemClock, SystemEntropy
 from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.worker import Worker, WorkerSettings
 
-__all__ = ["App", "open_store", "run"]
+__all__ = ["App", "SyncClient", "connect", "open_store", "run"]
 
 DEFAULT_STORE = "holdfast.db"
 
@@ -173,6 +175,80 @@ class Working:
         assert self._task is not None
         self.worker.drain()
         await self._task
+
+
+class SyncClient:
+    """A ``Client`` for sync code: the same methods, each of which waits; ``stream`` is an iterator.
+
+    Made by ``connect``; use it as a context manager.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="holdfast-client")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._wait(self._app.__aenter__())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._wait(self._app.__aexit__(None, None, None))
+        self._stop()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(Client, name)
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._wait(method(self._app.client, *args, **kwargs))
+
+        return functools.update_wrapper(call, method)
+
+    def stream(self, run: str, *, after: int = 0, values: bool = True) -> Iterator[Any]:
+        """Follow a run, as ``Client.stream`` does."""
+        follow = self._app.client.stream(run, after=after, values=values)
+        while True:
+            try:
+                yield self._wait(anext(follow))
+            except StopAsyncIteration:
+                return
+
+    def _wait(self, call: Awaitable[Any]) -> Any:
+        async def wait() -> Any:
+            return await call
+
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def connect(
+    store: str | os.PathLike[str] | Store = DEFAULT_STORE,
+    agents: Iterable[Callable[..., Any]] = (),
+) -> SyncClient:
+    """Make a client for sync code.
+
+    ::
+
+        with hf.connect("holdfast.db", agents=[triage]) as client:
+            run = client.start(triage, ticket, id="ticket-7")
+            print(client.result(run))
+
+    Args:
+        store: A URL, a path or a store.
+        agents: The agents whose inputs and results are typed.
+    """
+    return SyncClient(App(store, agents))
 
 
 def run(

@@ -83,6 +83,7 @@ class Connection(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def wait_until_client_leaves(self):
+        """Tell whether the client hangs up while it waits for us."""
         ready, _, _ = select.select([self.connection], [], [], WAIT_S)
         return bool(ready) and not self.connection.recv(1)
 
@@ -131,6 +132,7 @@ class Provider:
 
 
 class Quiet(ThreadingHTTPServer):
+    request_queue_size = 128
     daemon_threads = True
     block_on_close = False
 
@@ -164,11 +166,14 @@ def refuse(status, headers=()):
     return lambda connection: connection.reply(status, error, headers)
 
 
-def piece(text):
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+def event(choices):
     frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    data = json.dumps({**frame, "choices": [choice]}, ensure_ascii=False)
+    data = json.dumps({**frame, "choices": choices}, ensure_ascii=False)
     return f"data: {data}\n\n".encode()
+
+
+def piece(text):
+    return event([{"index": 0, "delta": {"content": text}, "finish_reason": None}])
 
 
 DONE = b"data: [DONE]\n\n"
@@ -194,6 +199,19 @@ def stream(*parts, end=DONE, quietly=True):
     return answer
 
 
+def stream_completion(text, calls=()):
+    """Stream a completion: one tool call or half of the text a piece."""
+    message = completion(text, calls)["choices"][0]
+    tool_calls = message["message"].get("tool_calls", ())
+    deltas = [{"role": "assistant", "content": None if calls else ""}]
+    deltas += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(tool_calls)]
+    if text is not None:
+        deltas += [{"content": text[: len(text) // 2]}, {"content": text[len(text) // 2 :]}]
+    ends = {"delta": {}, "finish_reason": message["finish_reason"]}
+    choices = [*({"delta": delta, "finish_reason": None} for delta in deltas), ends]
+    return stream(*(event([{"index": 0, **choice}]) for choice in choices))
+
+
 @pytest.fixture
 def provider():
     server = Provider().start()
@@ -207,6 +225,7 @@ def http():
     return SimpleNamespace(
         DONE=DONE, KEY=KEY, WAIT_S=WAIT_S, Provider=Provider, completion=completion,
         piece=piece, refuse=refuse, say=say, stream=stream,
+        stream_completion=stream_completion,
     )  # fmt: skip
 
 

@@ -241,8 +241,11 @@ def _identity(events: Sequence[Event], state: RunState, store: str) -> dict[str,
 def _lineage(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Return what led to what: the notes of each input, and the words of people in between."""
     decisions: dict[int, dict[str, Any]] = {}
+    accepted = [(e.body.from_seq, e.seq) for e in events if isinstance(e.body, ev.RunAccepted)]
     for event in events:
         body = event.body
+        if isinstance(body, ev.StepStarted) and body.attempt > 1:
+            continue  # not the code's decision
         if body.role == "note" and event.cause and isinstance(event.cause[0], int):
             seq = event.cause[0]
             if seq not in decisions:
@@ -254,7 +257,9 @@ def _lineage(events: Sequence[Event]) -> list[dict[str, Any]]:
                     "from": [list(c) for c in learnt.cause if not isinstance(c, int)],
                     "asked": [],
                 }
-            decisions[seq]["asked"].append({"seq": event.seq, "what": describe(body)})
+            void = any(begin <= event.seq < end for begin, end in accepted)
+            asked = {"seq": event.seq, "what": describe(body)} | ({"void": True} if void else {})
+            decisions[seq]["asked"].append(asked)
         elif isinstance(body, ev.StepResolved | ev.RunAccepted | ev.CancelRequested):
             said = body.verdict if isinstance(body, ev.StepResolved) else body.type
             step = body.key if isinstance(body, ev.StepResolved) else ""

@@ -18,10 +18,12 @@ from rich.text import Text
 
 from holdfast.cli.fsck import store_path
 from holdfast.cli.shell import DONE, FAILED, Shell, command
-from holdfast.cli.text import ago, clean, clock, grid
+from holdfast.cli.text import ago, clean, clock, count, grid
 from holdfast.cli.version import versions
 from holdfast.errors import StoreError
+from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import connect, inspect
+from holdfast.stores.sqlite.presence import Presence
 
 __all__ = ["Finding", "doctor_command", "filesystem_of"]
 
@@ -169,7 +171,7 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     stuck = counts.get("in_doubt", 0) + counts.get("diverged", 0)
     hint = "holdfast doubts" if counts.get("in_doubt") else "holdfast ls --status diverged"
     yield Finding("runs", said or "none", "note" if stuck else "ok", hint if stuck else "")
-    yield from _workers(connection)
+    yield from _workers(path, connection)
     ((last,),) = _rows(connection, "SELECT coalesce(max(updated_at), 0) FROM run")
     now = time.time_ns() // 1000
     if last > now + 1_000_000:
@@ -180,20 +182,22 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
         yield Finding("last event", f"{ago(now - last)} ago")
 
 
-def _workers(connection: apsw.Connection) -> Iterator[Finding]:
+def _workers(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     now = time.time_ns() // 1000
-    rows = _rows(
-        connection,
-        "SELECT id, expires_at, (SELECT count(*) FROM run WHERE worker = worker.id) FROM worker",
-    )
-    alive = [row for row in rows if row[1] >= now]
-    dead = [row for row in rows if row[1] < now]
-    held = sum(row[2] for row in alive)
-    yield Finding("workers", f"{len(alive)} alive, holding {held} runs")
-    for name, expires_at, runs in dead:
-        said = f"{name}: no sign of life, its lease ran out {ago(now - expires_at)} ago"
-        hint = "the next worker takes its runs over"
-        yield Finding("lost worker", f"{said}; it held {runs} runs", "note", hint)
+    workers = _rows(connection, "SELECT id, expires_at, locked FROM worker")
+    presence = Presence(path)
+    locks = path.with_name(f"{path.name}-workers").exists()  # asking would create it
+    try:
+        lost = lost_workers([w if locks else (*w[:2], 0) for w in workers], now, presence)
+    finally:
+        presence.close()
+    held = dict(_rows(connection, "SELECT worker, count(*) FROM run GROUP BY 1"))
+    alive = [name for name, *_ in workers if name not in lost]
+    holding = count(sum(held.get(name, 0) for name in alive), "run")
+    yield Finding("workers", f"{len(alive)} alive, holding {holding}")
+    for name in lost:
+        said = f"{name}, which held {count(held.get(name, 0), 'run')}"
+        yield Finding("lost worker", said, "note", "the next worker takes them over")
 
 
 def _rows(connection: apsw.Connection, statement: str) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from holdfast.app import App
 from holdfast.cli.answers import open_steps
 from holdfast.cli.listing import each_row
 from holdfast.cli.shell import Shell, command
-from holdfast.cli.text import clean, excerpt
+from holdfast.cli.text import clean, excerpt, local
 from holdfast.core.codec import json_bytes
 
 __all__ = ["doubts_command", "doubts_of"]
@@ -25,7 +25,7 @@ async def doubts_command(shell: Shell) -> None:
         found = [
             doubt
             async for row in each_row(app.store, status=["in_doubt"])
-            for doubt in await doubts_of(app, row.run)
+            for doubt in await doubts_of(shell, app, row.run)
         ]
     if shell.as_json:
         shell.emit(found)
@@ -36,13 +36,13 @@ async def doubts_command(shell: Shell) -> None:
         shell.show(*_lines(doubt))
 
 
-async def doubts_of(app: App, run: str) -> list[dict[str, Any]]:
+async def doubts_of(shell: Shell, app: App, run: str) -> list[dict[str, Any]]:
     """Return the steps of a run that are in doubt, and how to settle each."""
     doubts = []
     unread = await app.store.unread(run)
     for step in open_steps(await app.store.read(run)):
         if step["stage"] == "doubted":
-            settle = f"holdfast resolve {run} '{step['key']}'"
+            settle = ("resolve", run, step["key"])
             doubts.append(
                 {
                     "run": run,
@@ -52,7 +52,10 @@ async def doubts_of(app: App, run: str) -> list[dict[str, Any]]:
                     "since": step["since"],
                     "arguments": step["arguments"],
                     "error": step["error"],
-                    "resolve": [f"{settle} --happened OUTCOME", f"{settle} --did-not"],
+                    "resolve": [
+                        shell.suggest(*settle, "--happened", "OUTCOME"),
+                        shell.suggest(*settle, "--did-not"),
+                    ],
                     "answered": any(m.message.topic == "$resolve" for m in unread),
                 }
             )
@@ -61,7 +64,9 @@ async def doubts_of(app: App, run: str) -> list[dict[str, Any]]:
 
 def _lines(doubt: dict[str, Any]) -> list[Text]:
     title = Text(f"{clean(doubt['run'])}  {clean(doubt['step'])}", style="bold")
-    title.append(f"  {doubt['effect']}, attempt {doubt['attempt']}, since {doubt['since']}", "dim")
+    title.append(
+        f"  {doubt['effect']}, attempt {doubt['attempt']}, since {local(doubt['since'])}", "dim"
+    )
     error = doubt["error"]
     why = f"{error['type']}: {error['message']}" if error else "its worker was lost"
     lines = [title, Text(f"  arguments  {excerpt(json_bytes(doubt['arguments']), 200)}")]

@@ -191,9 +191,10 @@ def _guarded(where: str, run: Callable[[], None]) -> None:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
         line = f", line {frames[-1].lineno}" if frames else ""
         place = frames[-1].filename if frames else where
-        hint = f" {_MAIN_HINT}" if "asyncio.run" in str(error) or "hf.run" in str(error) else ""
-        hint = hint or " Hint: --debug shows more."
-        raise UsageError(f"{place}{line}: {type(error).__name__}: {error}.{hint}") from error
+        said, _, hint = str(error).partition(" Hint: ")
+        starts_runs = "asyncio.run" in said or "hf.run" in said
+        hint = _MAIN_HINT if starts_runs else f"Hint: {hint or '--debug shows more.'}"
+        raise UsageError(f"{place}{line}: {type(error).__name__}: {said}. {hint}") from error
 
 
 def _is_users(filename: str) -> bool:

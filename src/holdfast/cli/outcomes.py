@@ -1,7 +1,6 @@
 """What came of a run, for `holdfast run`: its result, or why it is parked and how to go on."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,8 @@ from holdfast.app import App
 from holdfast.cli.answers import answer
 from holdfast.cli.doubts import doubts_of
 from holdfast.cli.replay import difference_lines, in_callback, replay
-from holdfast.cli.shell import DONE, FAILED, PARKED
-from holdfast.cli.text import clean, excerpt, iso, payload_value
+from holdfast.cli.shell import DONE, FAILED, PARKED, Shell
+from holdfast.cli.text import clean, clock, excerpt, iso, payload_value
 from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
 from holdfast.core.events import Event
@@ -31,20 +30,20 @@ class Outcome:
     """Whether the run has ended, or waits for what no command that carries on can bring."""
 
 
-async def outcome_of(app: App, run: str) -> Outcome:
+async def outcome_of(shell: Shell, app: App, run: str) -> Outcome:
     """Tell what came of a run."""
     row = await app.client.row(run)
     agent = row.agent.removeprefix("agent:")
     facts: dict[str, Any] = {"run": run, "agent": agent, "status": row.status}
     match row.status:
         case "in_doubt":
-            return await _in_doubt(app, row, facts)
+            return await _in_doubt(shell, app, row, facts)
         case "diverged":
-            return await _diverged(app, row, facts)
+            return await _diverged(shell, app, row, facts)
         case "waiting":
-            return await _waiting(app, row, facts)
+            return await _waiting(shell, app, row, facts)
         case "idle":
-            return _turn_over(await app.store.read(run, after=row.turn_seq - 1), facts)
+            return _turn_over(shell, await app.store.read(run, after=row.turn_seq - 1), facts)
         case status if status in ENDED:
             return _ended((await app.store.read(run, after=row.seq - 1))[0], facts)
         case _:
@@ -66,9 +65,9 @@ def _failed(facts: dict[str, Any], error: dict[str, Any] | None, what: str) -> O
     return Outcome(facts | {"error": error}, FAILED, [line])
 
 
-def _turn_over(turn: Sequence[Event], facts: dict[str, Any]) -> Outcome:
+def _turn_over(shell: Shell, turn: Sequence[Event], facts: dict[str, Any]) -> Outcome:
     """Tell what came of the last turn of a run that waits for its next message."""
-    send = f"holdfast message {shlex.quote(facts['run'])} JSON, then run this again"
+    send = f"{shell.suggest('message', facts['run'], 'JSON')}, then run this again"
     for event in reversed(turn):
         if isinstance(event.body, ev.TurnFinished):
             reply = json.loads(event.payload or b"{}").get("reply")
@@ -81,8 +80,8 @@ def _turn_over(turn: Sequence[Event], facts: dict[str, Any]) -> Outcome:
     return Outcome(facts | {"turn": 0}, DONE, [f"it waits for its first message: {send}"])
 
 
-async def _in_doubt(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
-    doubts = await doubts_of(app, row.run)
+async def _in_doubt(shell: Shell, app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
+    doubts = await doubts_of(shell, app, row.run)
     lines = [f"run {row.run!r} is in doubt: it is unknown whether these happened"]
     for doubt in doubts:
         error = doubt["error"]
@@ -93,7 +92,7 @@ async def _in_doubt(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
     return Outcome(facts | {"doubts": doubts}, PARKED, lines)
 
 
-async def _diverged(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
+async def _diverged(shell: Shell, app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
     """Show the difference as the loaded code has it, else as it was recorded."""
     events = await app.store.read(row.run)
     agent = app.agents[row.agent]
@@ -103,21 +102,20 @@ async def _diverged(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
         shown = difference_lines(row.run, replayed.difference)[1:]
         lines += [line.plain for line in shown]
         facts["difference"] = vars(replayed.difference)
-    name = shlex.quote(row.run)
     lines += [
         "three ways out:",
         "  put the old code back, or guard the new path: if hf.version_guard('name'): …",
-        f"  accept the code as it is: holdfast accept {name}",
-        f"  give the run up, and start another under a new id: holdfast cancel {name}",
+        f"  accept the code as it is: {shell.suggest('accept', row.run)}",
+        f"  give the run up, and start another under a new id: {shell.suggest('cancel', row.run)}",
     ]
     return Outcome(facts, PARKED, lines)
 
 
-async def _waiting(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
+async def _waiting(shell: Shell, app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
     run = row.run
     events = await app.store.read(run)
     todo = answer(events, await app.store.unread(run), store=app.store.url).pending
-    until = f" until {iso(row.wake_at)}" if row.wake_at else ""
+    until = f" until {clock(row.wake_at)}" if row.wake_at else ""
     what = todo["waits_for"] or ("a timer" if row.wake_at else "a message")
     lines = [f"run {run!r} waits for {clean(what)}{until}"]
     lines += [f"  it asks: {clean(str(q.get('question', '')))}" for q in todo["questions"]]
@@ -134,8 +132,7 @@ async def _waiting(app: App, row: RunRow, facts: dict[str, Any]) -> Outcome:
         elif found is not None:
             lines.append(f"  its child {child['run']!r} is {found.status.replace('_', ' ')}")
     for topic in sorted(topics):
-        send = f"holdfast message {shlex.quote(run)} JSON --topic {shlex.quote(topic)}"
-        lines.append(f"  bring it: {send}")
+        lines.append(f"  bring it: {shell.suggest('message', run, 'JSON', '--topic', topic)}")
     facts |= {"waits_for": todo["waits_for"], "wake_at": iso(row.wake_at)}
     facts |= {"questions": todo["questions"], "children": todo["children"]}
     return Outcome(facts, PARKED, lines)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from holdfast.cli.loading import files_declaring, load
 from holdfast.cli.shell import DIVERGED, DONE, RunArgument, Shell, command, find
-from holdfast.cli.text import clean
+from holdfast.cli.text import clean, count
 from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
 from holdfast.core.events import Event
@@ -30,6 +30,9 @@ from holdfast.errors import Diverged, UsageError
 __all__ = ["Difference", "Replayed", "difference_lines", "in_callback", "replay", "replay_command"]
 
 T = TypeVar("T")
+
+_MANY = 100
+"""Steps from which on the time of each means something: the first ones pay for imports."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +195,16 @@ async def replay_command(
         facts = {"run": found, "identical": result.difference is None} | asdict(result)
         shell.emit(facts | {"seconds": round(seconds, 6)})
     elif result.difference is None:
-        each = f", {seconds / result.steps * 1e6:.0f} µs a step" if result.steps else ""
-        shell.show(
-            f"identical: run {found!r}, {result.turns} turns, {result.events} events,"
-            f" {result.steps} steps in {seconds * 1e3:.1f} ms{each}"
+        amount = ", ".join(
+            count(n, noun)
+            for n, noun in (
+                (result.turns, "turn"),
+                (result.events, "event"),
+                (result.steps, "step"),
+            )
         )
+        each = f", {seconds / result.steps * 1e6:.0f} µs a step" if result.steps >= _MANY else ""
+        shell.show(f"identical: run {found!r}, {amount} in {seconds * 1e3:.1f} ms{each}")
         if result.pending:
             shell.show(f"The log ends before {result.pending} of the code's requests: pending work")
     else:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shlex
 import sys
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -58,12 +57,11 @@ async def run_command(
         run = await _start(shell, app, agent_spec(agent), run, payload)
         with prints_to_stderr():
             stop = await _advance(shell, app, run)
-        outcome = await outcome_of(app, run)
-    again = f"holdfast run {shlex.quote(what)} --id {shlex.quote(run)}"
-    code_ = _report(shell, outcome, stop, again)
+        outcome = await outcome_of(shell, app, run)
+    exit_code = _report(shell, outcome, stop, shell.suggest("run", what, "--id", run))
     if stop.cut:
-        leave_at_once(code_)
-    return code_
+        leave_at_once(exit_code)
+    return exit_code
 
 
 async def _start(shell: Shell, app: App, spec: AgentSpec, run: str, payload: bytes | None) -> str:
@@ -142,7 +140,7 @@ def _report(shell: Shell, outcome: Outcome, stop: Stop, again: str) -> int:
     elif "result" in outcome.facts:
         _print_result(shell, outcome.facts["result"])
     if stop.trouble is not None:
-        shell.note(f"holdfast: {stop.trouble} Hint: nothing is lost; carry on with {again}")
+        shell.note(f"run {outcome.facts['run']!r} stopped; nothing is lost, carry on with {again}")
         return FAILED
     for line in outcome.lines:
         shell.note(line)

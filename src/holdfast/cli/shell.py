@@ -14,6 +14,7 @@ import functools
 import inspect
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -106,6 +107,12 @@ class Shell:
     def note(self, text: str) -> None:
         """Say one line on stderr."""
         print(clean(text), file=sys.stderr, flush=True)  # noqa: T201 - plain text, no colours
+
+    def suggest(self, *words: str) -> str:
+        """Return a command line of ours to try, for this store."""
+        known = self.store_url in (DEFAULT_STORE, os.environ.get("HOLDFAST_STORE"))
+        store = () if known else ("--store", self.store_url)
+        return shlex.join(("holdfast", *words, *store))
 
     @contextlib.asynccontextmanager
     async def app(

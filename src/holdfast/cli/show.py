@@ -12,7 +12,7 @@ from rich.text import Text
 
 from holdfast.cli.answers import Answers, answer
 from holdfast.cli.shell import RunArgument, Shell, command, find
-from holdfast.cli.text import ago, clean, grid, status_text
+from holdfast.cli.text import ago, clean, count, grid, local, status_text
 
 __all__ = ["show_command"]
 
@@ -37,8 +37,8 @@ async def show_command(shell: Shell, *, run: RunArgument) -> None:
     age = ago(time.time_ns() // 1000 - events[-1].at)
     shell.show(_title(answers, age))
     for heading, parts in (
-        (f"Completed: {_count(len(answers.completed), 'action')}", _completed(answers)),
-        ("Pending", _pending(answers, found)),
+        (f"Completed: {count(len(answers.completed), 'action')}", _completed(answers)),
+        ("Pending", _pending(shell, answers, found)),
         ("Constraints", _constraints(answers)),
         ("Identity", _identity(answers)),
         ("Lineage", _lineage(answers)),
@@ -51,12 +51,8 @@ def _title(answers: Answers, age: str) -> Text:
     line = Text(clean(who["run"]), style="bold")
     line.append(f"  agent {clean(who['agent'].removeprefix('agent:'))}  ", style="not bold")
     line.append_text(status_text(who["status"]))
-    counts = f"{_count(who['turn'], 'turn')}, {_count(who['events'], 'event')}"
+    counts = f"{count(who['turn'], 'turn')}, {count(who['events'], 'event')}"
     return line.append(f"  {counts}, the last {age} ago", style="not bold dim")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _said(value: Any, chars: int = 100) -> Text:
@@ -93,7 +89,7 @@ def _completed(answers: Answers) -> list[RenderableType]:
     return [*before, table]
 
 
-def _pending(answers: Answers, run: str) -> list[RenderableType]:
+def _pending(shell: Shell, answers: Answers, run: str) -> list[RenderableType]:
     todo = answers.pending
     lines: list[RenderableType] = []
     for step in todo["steps"]:
@@ -102,16 +98,18 @@ def _pending(answers: Answers, run: str) -> list[RenderableType]:
         line.append("  ").append_text(_said(step["arguments"]))
         lines.append(line)
         if step["stage"] == "doubted":
-            lines += _settle(step, run)
+            lines += _settle(shell, step, run)
     for child in todo["children"]:
         lines.append(Text(f"{clean(child['key'])}: the run {clean(child['run'])} is to end"))
     for asked in todo["questions"]:
         lines.append(Text(f"a person is asked: {clean(str(asked.get('question', '')))}"))
-        answered = f"holdfast message {run} ANSWER --topic '{asked['topic']}'"
-        lines.append(Text(f"  answer: {answered}", style="dim"))
-    if todo["waits_for"] or todo["wake_at"]:
-        parts = [todo["waits_for"], f"until {todo['wake_at']}" if todo["wake_at"] else ""]
-        lines.append(Text(f"waits for {clean(', '.join(filter(None, parts)) or 'a timer')}"))
+        way = shell.suggest("message", run, "ANSWER", "--topic", asked["topic"])
+        lines.append(Text(f"  answer: {way}", style="dim"))
+    shown = {step["key"] for step in todo["steps"]}
+    waits = [name for name in todo["waits_for"].split(", ") if name and name not in shown]
+    if waits or todo["wake_at"]:
+        until = f" until {local(todo['wake_at'])}" if todo["wake_at"] else ""
+        lines.append(Text(f"waits for {clean(', '.join(waits)) or 'a timer'}{until}"))
     for message in todo["unread"]:
         line = Text(f"unread message {clean(message['id'])}")
         line.append(f" topic {clean(message['topic'])}" if message["topic"] else "")
@@ -125,20 +123,21 @@ def _stage(step: dict[str, Any]) -> str:
         case "started":
             return f"attempt {step['attempt']} has no outcome yet"
         case "failed":
-            return f"attempt {step['attempt']} failed, the next is due {step['retry_at']}"
+            return f"attempt {step['attempt']} failed, the next is due {local(step['retry_at'])}"
         case "doubted":
-            return f"attempt {step['attempt']} is in doubt since {step['since']}"
+            return f"attempt {step['attempt']} is in doubt since {local(step['since'])}"
         case _:
             return "did not happen, another attempt may be made"
 
 
-def _settle(step: dict[str, Any], run: str) -> list[RenderableType]:
+def _settle(shell: Shell, step: dict[str, Any], run: str) -> list[RenderableType]:
     error = step["error"]
     why = f"{error['type']}: {error['message']}" if error else "its worker was lost"
+    settle = ("resolve", run, step["key"])
     return [
         Text(f"  because {clean(why)}", style="dim"),
-        Text(f"  settle: holdfast resolve {run} '{step['key']}' --happened OUTCOME", style="dim"),
-        Text(f"      or: holdfast resolve {run} '{step['key']}' --did-not", style="dim"),
+        Text(f"  settle: {shell.suggest(*settle, '--happened', 'OUTCOME')}", style="dim"),
+        Text(f"      or: {shell.suggest(*settle, '--did-not')}", style="dim"),
     ]
 
 
@@ -157,6 +156,7 @@ def _identity(answers: Answers) -> list[RenderableType]:
     for name, value in answers.identity.items():
         if name in ("run", "status", "turn", "events") or value in ("", None):
             continue
+        value = local(value) if name in ("created", "updated") else value
         text = _said(value) if name == "input" else Text(clean(str(value)))
         table.add_row(Text(name.replace("_", " "), style="dim"), text)
     return [table]
@@ -168,7 +168,10 @@ def _lineage(answers: Answers) -> list[RenderableType]:
     before, shown = _last(answers.lineage, "decisions")
     table = Table.grid(padding=(0, 2))
     for decision in shown:
-        asked = ", ".join(a["what"] for a in decision["asked"])
+        asked = ", ".join(
+            a["what"].removeprefix("step.started ") + (" void" if "void" in a else "")
+            for a in decision["asked"]
+        )
         because = Text(clean(decision["because"]))
         if "by" in decision:
             because.append(f" by {clean(decision['by'])}", style="yellow")

@@ -12,6 +12,7 @@ import typer
 
 from holdfast.app import App
 from holdfast.cli.listing import parked_for
+from holdfast.cli.loading import files_declaring
 from holdfast.cli.shell import RunArgument, Shell, command, find
 from holdfast.cli.values import parse_json, read_value
 from holdfast.core.state import ENDED
@@ -142,7 +143,10 @@ async def _say(shell: Shell, app: App, facts: dict[str, Any], said: str) -> None
     shell.show(said)
     if row.status not in ENDED:
         agent = row.agent.removeprefix("agent:")
-        shell.show(
-            "A worker takes it from here; if none runs:"
-            f" holdfast run FILE:{agent} --id {row.run}, or holdfast worker FILE"
+        files = files_declaring(agent)
+        file = str(files[0]) if len(files) == 1 else "FILE"
+        ways = (
+            shell.suggest("run", f"{file}:{agent}", "--id", row.run),
+            shell.suggest("worker", file),
         )
+        shell.show(f"a worker takes it from here; if none runs: {', or '.join(ways)}")

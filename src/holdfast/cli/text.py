@@ -22,11 +22,13 @@ __all__ = [
     "cause_text",
     "clean",
     "clock",
+    "count",
     "detail",
     "event_json",
     "excerpt",
     "grid",
     "iso",
+    "local",
     "payload_value",
     "status_text",
     "subject",
@@ -83,6 +85,11 @@ def clock(at: int) -> str:
     return dt.datetime.fromtimestamp(at / 1e6).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def local(time: str | None) -> str:
+    """Return what ``iso`` has made as local date and time, for people."""
+    return clock(int(dt.datetime.fromisoformat(time).timestamp() * 1e6)) if time else "never"
+
+
 def ago(us: int) -> str:
     """Return a duration in µs in its largest unit, such as ``3 min``."""
     seconds = abs(us) / 1e6
@@ -95,6 +102,11 @@ def ago(us: int) -> str:
 def cause_text(cause: tuple[Cause, ...]) -> str:
     """Return an event's causes, such as ``#3 other-run@7``."""
     return " ".join(f"#{c}" if isinstance(c, int) else f"{clean(c[0])}@{c[1]}" for c in cause)
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number of things, such as ``1 turn`` or ``2 turns``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def status_text(status: str) -> Text:

@@ -44,8 +44,12 @@ class Link:
 
     @property
     def outside(self) -> bool:
-        """Whether something came in here from outside: nothing recorded caused the event."""
-        return self.event is not None and not self.causes
+        """Whether something came in here from outside: no event caused it, or a person did."""
+        if self.event is None:
+            return False
+        body = self.event.body
+        said = isinstance(body, ev.StepResolved) and body.by != "reconcile"
+        return said or not self.causes
 
 
 async def why(fetch: Fetch, run: str, seq: int) -> list[Link]:
@@ -124,10 +128,10 @@ def _as_line(link: Link) -> Text:
     said = [part for part in (subject(event.body), detail(event.body)) if part]
     line.append(f" {', '.join(said)}")
     line.append(f"  {excerpt(event.payload)}".rstrip(), style="dim")
+    if len(link.causes) > 1:
+        line.append(f"  ← {cause_text(event.cause)}", style="dim")
     if link.outside:
         line.append(f"  ← {_whence(event.body)}", style="green")
-    elif len(link.causes) > 1:
-        line.append(f"  ← {cause_text(event.cause)}", style="dim")
     return line
 
 
@@ -138,5 +142,7 @@ def _whence(body: ev.Body) -> str:
             return "started from outside"
         case ev.MessageReceived() | ev.TurnStarted():
             return "a message from outside"
+        case ev.StepResolved() | ev.RunAccepted() | ev.CancelRequested():
+            return "a word from outside"
         case _:
             return "from outside"

@@ -21,6 +21,12 @@ __all__ = ["ArgsCodec", "Codec", "annotations_of", "json_bytes", "path_text"]
 
 
 EXCERPT_CHARS = 80
+CONFIG: Any = {
+    "ser_json_bytes": "base64",
+    "val_json_bytes": "base64",
+    "ser_json_inf_nan": "strings",
+}
+"""How pydantic writes what JSON has no words for; models have a configuration of their own."""
 
 
 def json_bytes(value: Any) -> bytes:
@@ -38,6 +44,20 @@ def _says_nothing(annotation: Any) -> bool:
     if annotation in (Any, object, dict, list, tuple, set, frozenset, inspect.Parameter.empty):
         return True
     return any(_says_nothing(part) for part in typing.get_args(annotation) if part is not Ellipsis)
+
+
+_PLAIN = frozenset({str, int, bool, bytes, type(None), Ellipsis})
+_BUILT = frozenset({list, tuple, set, frozenset, typing.Union, types.UnionType, typing.NotRequired})
+
+
+def _survives(annotation: Any) -> bool:
+    """Tell whether every value of a type that can be written can be read back."""
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return parts[0] in (str, int) and _survives(parts[1])
+    if typing.get_origin(annotation) in _BUILT:
+        return all(map(_survives, parts))
+    return annotation in _PLAIN
 
 
 def _children(value: Any) -> Iterator[tuple[int | str, Any]]:
@@ -83,12 +103,14 @@ class Codec:
     Args:
         annotation: A type, or ``Any``.
         what: Names the value in errors, such as ``the result of tool 'refund'``.
+        survives: Whether all that can be written can be read back; found out if None.
     """
 
-    def __init__(self, annotation: Any, what: str) -> None:
+    def __init__(self, annotation: Any, what: str, *, survives: bool | None = None) -> None:
         self.annotation = Any if annotation is inspect.Parameter.empty else annotation
         self.what = what
         self._open = _says_nothing(self.annotation)
+        self._survives = _survives(self.annotation) if survives is None else survives
         self._adapter_made: Any = None
 
     @property
@@ -105,11 +127,9 @@ class Codec:
             else.
             PayloadTooLarge: over PAYLOAD_BYTES_MAX.
         """
-        from pydantic_core import PydanticSerializationError  # noqa: PLC0415 - heavy, on first use
-
         try:
             data: bytes = self._adapter.dump_json(value, warnings="error", by_alias=True)
-        except (PydanticSerializationError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
             raise self._encode_error(value, error) from None
         if len(data) > PAYLOAD_BYTES_MAX:
             raise PayloadTooLarge(
@@ -117,15 +137,25 @@ class Codec:
                 " possible"
                 " (PAYLOAD_BYTES_MAX). Hint: keep large data elsewhere and pass a reference."
             )
-        if self._open and (decoded := self.decode(data)) != value:
-            path, part = _changed_part(value, decoded)
-            raise CodecError(
-                f"{self.what}, {path_text(path)}: {part!r} ({type(part).__name__}) would come"
-                " back from the"
-                " log as something else. Hint: annotate its type.",
-                path=path_text(path),
-            )
+        if self._open:
+            self.check_kept(value, self.decode(data))
+        elif not self._survives:
+            self.decode(data)
         return data
+
+    def check_kept(self, value: Any, decoded: Any, *path: int | str) -> None:
+        """Check that a value of an open type came back as it was.
+
+        Raises:
+            CodecError: it did not; names the path, which begins with ``path``.
+        """
+        if decoded != value:
+            parts, part = _changed_part(value, decoded, path)
+            raise CodecError(
+                f"{self.what}, {path_text(parts)}: {part!r} ({type(part).__name__}) would come"
+                " back from the log as something else. Hint: annotate its type.",
+                path=path_text(parts),
+            )
 
     def decode(self, data: bytes | str) -> Any:
         """Return the value of JSON bytes.
@@ -133,11 +163,9 @@ class Codec:
         Raises:
             CodecError: the bytes are not JSON or not of the annotated type; names the path.
         """
-        from pydantic_core import ValidationError  # noqa: PLC0415 - heavy, on first use
-
         try:
             return self._adapter.validate_json(data)
-        except ValidationError as error:
+        except ValueError as error:  # pydantic's ValidationError
             raise self._decode_error(error) from None
 
     def schema(self) -> dict[str, Any]:
@@ -179,7 +207,7 @@ def _make_adapter(annotation: Any, what: str) -> Any:
         PydanticUserError,
     )
 
-    config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    config: ConfigDict = CONFIG
     try:
         try:
             return TypeAdapter(annotation, config=config)
@@ -197,7 +225,7 @@ def _make_adapter(annotation: Any, what: str) -> Any:
 class ArgsCodec:
     """Encodes the arguments of a function as one JSON object, by parameter name.
 
-    ``*args`` becomes a list and ``**kwargs`` an object under their own names.
+    ``*args`` becomes an array and ``**kwargs`` an object under their own names.
     """
 
     def __init__(self, fn: Callable[..., Any], what: str, *, skip: int = 0) -> None:
@@ -213,6 +241,8 @@ class ArgsCodec:
         self._plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
         self._signature = inspect.Signature(self.parameters)
         self._codec_made: Codec | None = None
+        self._open: list[str] = []
+        """Names of the parameters whose annotation leaves the value's type open."""
 
     @property
     def _codec(self) -> Codec:
@@ -223,17 +253,16 @@ class ArgsCodec:
             shape = {p.name: self._shape(p, hints.get(p.name, Any)) for p in self.parameters}
             make: Any = typing_extensions.TypedDict
             typed = make("Arguments", shape)
-            typed.__pydantic_config__ = {
-                "ser_json_bytes": "base64",
-                "val_json_bytes": "base64",
-                "extra": "forbid",
-            }
-            self._codec_made = Codec(typed, f"the arguments of {self._what}")
+            typed.__pydantic_config__ = {**CONFIG, "extra": "forbid"}
+            self._open = [name for name, hint in shape.items() if _says_nothing(hint)]
+            survives = all(map(_survives, shape.values()))
+            what = f"the arguments of {self._what}"
+            self._codec_made = Codec(typed, what, survives=survives or bool(self._open))
         return self._codec_made
 
     def _shape(self, parameter: inspect.Parameter, hint: Any) -> Any:
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            hint = types.GenericAlias(list, hint)
+            hint = types.GenericAlias(tuple, (hint, ...))
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
             hint = types.GenericAlias(dict, (str, hint))
         optional = parameter.default is not inspect.Parameter.empty or parameter.kind in (
@@ -265,7 +294,14 @@ class ArgsCodec:
 
     def encode(self, bound: dict[str, Any]) -> bytes:
         """Return the JSON object of bound arguments; raises as ``Codec.encode`` does."""
-        return self._codec.encode(bound)
+        codec = self._codec
+        data = codec.encode(bound)
+        if self._open:
+            decoded = codec.decode(data)
+            for name in self._open:
+                if name in bound:
+                    codec.check_kept(bound[name], decoded[name], name)
+        return data
 
     def decode(self, data: bytes | str) -> dict[str, Any]:
         """Return bound arguments, defaults filled in; raises as ``Codec.decode`` does."""

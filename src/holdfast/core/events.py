@@ -19,7 +19,8 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from holdfast.core.bodies import (
@@ -105,9 +106,41 @@ UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """(type, v) of an older form → the function that turns its leaf object into that of v + 1."""
 
 _VERSION = 1
+_quoted = json.encoder.encode_basestring
 _encode = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 ).encode
+
+
+_ENVELOPE = ("agent", "at", "cause", "epoch", "payload", "prev", "run", "seq")
+_Form: TypeAlias = tuple[str, Callable[[list[Any]], tuple[Any, ...]], list[tuple[str, Any]]]
+
+
+def _form(kind: str, *, payload: bool) -> _Form:
+    """Prepare how a type's leaf is written: the text, the order of the facts, the body's formats.
+
+    What comes out is what ``json`` writes with sorted keys, in a third of its time; a test compares.
+    """
+    body = [(field.name, _FORMATS[field.type]) for field in fields(BODIES[kind])]
+    facts = [*_ENVELOPE, *(name for name, _ in body)]
+    names = sorted(name for name in facts if payload or name != "payload")
+    parts = {name: f'"{name}":%s' for name in names}
+    for name in ("payload", "prev"):
+        if name in parts:
+            parts[name] = f'"{name}":"%s"'
+    text = {**parts, "type": f'"type":"{kind}"', "v": f'"v":{_VERSION}'}
+    template = "{" + ",".join(text[name] for name in sorted(text)) + "}\n"
+    return template, itemgetter(*(facts.index(name) for name in names)), body
+
+
+_FORMATS: dict[Any, Callable[[Any], Any]] = {
+    str: _quoted,
+    int: int,
+    bool: lambda value: "true" if value else "false",
+}
+_FORMS = {
+    (kind, payload): _form(kind, payload=payload) for kind in BODIES for payload in (False, True)
+}
 
 
 @dataclass(slots=True)
@@ -168,23 +201,24 @@ def seal(
     Raises:
         UsageError: a name holds a lone surrogate, or the leaf is over LEAF_BYTES_MAX.
     """
-    facts: dict[str, Any] = {name: getattr(body, name) for name in BODY_FIELDS[body.type]}
-    facts["agent"] = agent
-    facts["at"] = at
-    facts["cause"] = cause
-    facts["epoch"] = epoch
     committed = ""
     if payload is not None:
         assert salt is not None
         committed = commitment(salt, payload)
-        facts["payload"] = committed
-    facts["prev"] = prev
-    facts["run"] = run
-    facts["seq"] = seq
-    facts["type"] = body.type
-    facts["v"] = _VERSION
+    template, in_order, formats = _FORMS[body.type, bool(committed)]
+    facts = [
+        _quoted(agent),
+        at,
+        f"[{cause[0]}]" if len(cause) == 1 and isinstance(cause[0], int) else _encode(cause),
+        epoch,
+        committed,
+        prev,
+        _quoted(run),
+        seq,
+    ]
+    facts += [form(getattr(body, name)) for name, form in formats]
     try:
-        leaf = (_encode(facts) + "\n").encode()
+        leaf = (template % in_order(facts)).encode()
     except UnicodeEncodeError as error:
         raise UsageError(
             f"run {run!r}: a name in event {body.type} is not valid Unicode: {error.object!r}"

@@ -51,7 +51,7 @@ class EndWatch:
         """Read on."""
         if self.seen or not self._ends:
             return
-        *lines, self._line = (self._line + data).replace(b"\r\n", b"\n").split(b"\n")
+        *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
             self._read(line.rstrip(b"\r"))
         # Nothing can follow that would change this one, and some servers end right behind it.

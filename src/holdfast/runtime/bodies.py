@@ -81,17 +81,16 @@ async def call_step(
 ) -> bytes:
     """Run a step's body once and return its encoded result; raises what the body raises."""
     bound = spec.args.decode(args)
+    STEP.set(context)  # this coroutine is a task of its own, so the context is too
 
     async def body() -> Any:
-        token = STEP.set(context)
-        try:
-            async with asyncio.timeout(spec.timeout_s):
-                return await _invoke(spec.fn, spec, bound)
-        finally:
-            STEP.reset(token)
+        async with asyncio.timeout(spec.timeout_s):
+            return await _invoke(spec, bound)
 
     if not middleware:
-        return spec.result.encode(await body())
+        return spec.result.encode(
+            await (_invoke(spec, bound) if spec.timeout_s is None else body())
+        )
     call = StepCall(context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound)
     return spec.result.encode(await _compose(call, middleware, body))
 
@@ -111,13 +110,13 @@ def _around(
     return lambda: layer(call, proceed)
 
 
-async def _invoke(fn: Callable[..., Any], spec: StepSpec, bound: dict[str, Any]) -> Any:
+async def _invoke(spec: StepSpec, bound: dict[str, Any]) -> Any:
     args, kwargs = spec.args.spread(bound)
-    if inspect.iscoroutinefunction(fn):
-        return await fn(*args, **kwargs)
+    if spec.is_async:
+        return await spec.fn(*args, **kwargs)
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
-    return await loop.run_in_executor(None, lambda: context.run(fn, *args, **kwargs))
+    return await loop.run_in_executor(None, lambda: context.run(spec.fn, *args, **kwargs))
 
 
 async def stream_step(spec: StepSpec, args: bytes, context: StepContext) -> AsyncIterator[bytes]:

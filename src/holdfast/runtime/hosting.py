@@ -85,6 +85,10 @@ class Host(Protocol):
         """Run a callback that touches the machine, in turn."""
         ...
 
+    def enter(self, callback: Callable[[], None]) -> None:
+        """Do as ``soon`` does, at once: the caller is a plain callback of the host loop."""
+        ...
+
     def settle(self) -> None:
         """Do what the state of things calls for."""
         ...

@@ -102,19 +102,19 @@ class Runner:
         )
         self.inbox.add(unread)
         self._begun = True
-        self._loop.call_soon(self._guarded, lambda: self._begin(turn_events))
+        self._loop.call_soon(self.enter, lambda: self._begin(turn_events))
 
     def arrived(self, message: InboxMessage) -> None:
         """Take note of a message for this run."""
         if self._begun and not self._closing:
             self.inbox.add([message])
-            self._loop.call_soon(self._guarded, self.settle)
+            self._loop.call_soon(self.enter, self.settle)
 
     def drain(self) -> None:
         """Start nothing new; give the run back as soon as no effect is under way."""
         self.draining = True
         if not self.ended.done() and not self._closing:
-            self._loop.call_soon(self._guarded, self.settle)
+            self._loop.call_soon(self.enter, self.settle)
 
     def fence(self) -> None:
         """Stop at once: the lease is lost."""
@@ -262,9 +262,10 @@ class Runner:
 
         Later, while it is paused.
         """
-        self._loop.call_soon(self._guarded, callback)
+        self._loop.call_soon(self.enter, callback)
 
-    def _guarded(self, callback: Callable[[], None]) -> None:
+    def enter(self, callback: Callable[[], None]) -> None:
+        """Do as ``soon`` does, at once: the caller is a plain callback of the host loop."""
         if self._closing:
             return
         if self._paused:
@@ -325,14 +326,14 @@ class Runner:
             self._timer = None
         if wake_at and (busy or wake_at <= now + self.settings.nap_s * 1e6):
             delay = max(0.0, (wake_at - now) / 1e6)
-            self._timer = self._loop.call_later(delay, self._guarded, self._wake)
+            self._timer = self._loop.call_later(delay, self.enter, self._wake)
         elif busy:
             pass
         elif self._lingered or self.steps.doubts or not self.settings.linger_s:
             self._park(wake_at)
         elif self._linger is None:
             self._linger = self._loop.call_later(
-                self.settings.linger_s, self._guarded, self._linger_over
+                self.settings.linger_s, self.enter, self._linger_over
             )
 
     def _linger_over(self) -> None:

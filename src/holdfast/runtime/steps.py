@@ -114,7 +114,7 @@ class Steps:
 
         def durable() -> None:
             self._waiting_for_disk -= 1
-            self._runner.soon(callback)
+            self._runner.enter(callback)
 
         self._runner.log.when_durable(durable)
 
@@ -171,7 +171,7 @@ class Steps:
 
         def ended(ended_task: "asyncio.Task[Any]") -> None:
             if self._tasks.get(key) is ended_task:
-                then = self._runner.resume if done == self._transacted else self._runner.soon
+                then = self._runner.resume if done == self._transacted else self._runner.enter
                 then(lambda: self._ended(key, ended_task, done))
 
         task.add_done_callback(ended)

@@ -4,18 +4,17 @@ Every event is read by way of the table, not of an index, parsed, hashed and fol
 inboxes, payloads and chunks are compared with what comes of that. Whatever the file holds, the
 answer is a list of problems, each with the run and event it belongs to: no exception escapes.
 
-A chain of hashes tells *that* a leaf was altered; to say *which*, an event's hash is compared with the
-one that its successor (or the run's row) recorded. When the successor was altered too, the event's
-hash is put into it: if that mends the successor, it was the successor's ``prev`` that was altered.
+A chain of hashes tells *that* a leaf was altered; to say *which*, an event's hash is compared with
+the one that its successor (or the run's row) recorded. When the successor was altered too, the
+event's hash is put into it: if that mends the successor, its ``prev`` was what was altered.
 
-What an intruder rewrote consistently to the end of a run passes; only a copy kept elsewhere
-could show that.
+What was rewritten consistently to the end of a run passes; only a copy kept elsewhere shows that.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +84,8 @@ class _Checker:
         self.chunks: dict[int, bytes] = {}
 
     def check(self) -> list[Problem]:
-        steps: list[Callable[[], None]] = [
-            lambda: self.all("BEGIN") and None,
+        steps = [
+            self.begin,
             self.check_pages,
             self.check_objects,
             self.check_chunks,
@@ -113,6 +112,9 @@ class _Checker:
         return self.connection.execute(statement, values).fetchall()
 
     # The file as such.
+
+    def begin(self) -> None:
+        self.connection.execute("BEGIN")
 
     def check_pages(self) -> None:
         for (found,) in self.all("PRAGMA integrity_check"):
@@ -204,18 +206,13 @@ class _Checker:
             self.problem(run, seq, "leaf", "one line", f"{len(leaf)} bytes, {leaf[-8:]!r} last")
         if (event.run, event.seq) != (run, seq):
             self.problem(run, seq, "leaf", f"run {run!r} seq {seq}", f"{event.run!r} {event.seq}")
-        self.check_payload(event, run, seq, salt, form, stored)
+        self.check_payload(event, salt, form, stored)
         return event
 
     def check_payload(
-        self,
-        event: Event,
-        run: str,
-        seq: int,
-        salt: bytes | None,
-        form: int,
-        stored: bytes | None,
+        self, event: Event, salt: bytes | None, form: int, stored: bytes | None
     ) -> None:
+        run, seq = event.run, event.seq
         if not event.committed:
             if stored is not None or salt is not None:
                 self.problem(run, seq, "payload", "none", "one that the leaf does not know of")
@@ -245,7 +242,7 @@ class _Checker:
             last_pos = pos
         if len(places) != row.seq:
             self.problem(row.run, row.seq, "length of the stream", row.seq, len(places))
-        for one, two in zip(events, events[1:], strict=False):
+        for one, two in pairwise(events):
             if two.epoch < one.epoch:
                 self.problem(row.run, two.seq, "epoch", f"{one.epoch} or above", two.epoch)
         for seq, recorded, found in _altered(row, events):

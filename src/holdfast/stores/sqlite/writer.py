@@ -27,7 +27,7 @@ from typing import Any
 
 import apsw
 
-from holdfast.errors import HoldfastError, StoreUnavailable
+from holdfast.errors import HoldfastError, StoreError, StoreUnavailable
 from holdfast.stores.sqlite.file import meaning
 
 __all__ = ["Writer"]
@@ -154,13 +154,16 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to those who wait
             self._undo()
             if isinstance(error, apsw.Error) and not isinstance(error, _OF_THE_JOB):
-                reason = meaning(error, self._path)
-                reason.__cause__ = error
-                return [reason] * len(group)
+                return [self._failure(error) for _ in group]
             if len(group) > 1:
                 return [answer for job in group for answer in self._commit([job])]
             return [error]
         return answers
+
+    def _failure(self, error: apsw.Error) -> StoreError:
+        failure = meaning(error, self._path)
+        failure.__cause__ = error
+        return failure
 
     def _undo(self) -> None:
         with suppress(apsw.Error):  # SQLite may have undone it already
@@ -174,7 +177,9 @@ class Writer:
         for job, answer in zip(group, answers, strict=True):
             if job.answer.done():
                 continue
-            if isinstance(answer, BaseException):
+            if isinstance(answer, StopIteration):  # a future does not take it
+                job.answer.set_exception(RuntimeError(f"a body raised {answer!r}"))
+            elif isinstance(answer, BaseException):
                 job.answer.set_exception(answer)
             else:
                 job.answer.set_result(answer)
