@@ -82,7 +82,8 @@ def version_guard(name: str) -> bool:
 
 def emit(value: Any) -> None:
     """Hand a value to whoever follows the run's stream; recorded once, in order."""
-    current("hf.emit()").emit(Codec(type(value), "an emitted value").encode(value))
+    codec = Codec(type(value), "an emitted value")
+    current("hf.emit()").emit(codec.encode(value), codec.decode)
 
 
 def send(run: str, message: Any, *, topic: str = "", id: str = "") -> None:  # noqa: A002 - the word users know
@@ -101,7 +102,8 @@ def send(run: str, message: Any, *, topic: str = "", id: str = "") -> None:  # n
     check_name("topic", topic, TOPIC_CHARS_MAX, empty=True)
     check_name("message id", id, MESSAGE_ID_CHARS_MAX, empty=True)
     machine = current("hf.send()")
-    machine.send(run, topic, Codec(type(message), "a message").encode(message), id)
+    codec = Codec(type(message), "a message")
+    machine.send(run, topic, codec.encode(message), id, codec.decode)
 
 
 async def receive(topic: str, type: Any = Any, timeout: float | None = None) -> Any:  # noqa: A002, ASYNC109 - the words users know

@@ -82,6 +82,9 @@ class Append:
     gives up the lease; with it, ``seen`` is the largest inbox number the run has looked at: should
     a larger one have arrived meanwhile, the run becomes claimable at once, so that no wake-up is
     lost.
+
+    In the log the events of created runs follow ``events``. A run to create whose id is taken is
+    left as it is, and a message whose id is known changes nothing.
     """
 
     run: str
@@ -187,17 +190,22 @@ class Store(Protocol):
     ) -> list[Claim]:
         """Lease up to ``limit`` ready runs of these agents (URIs), those ready the longest first.
 
-        Frees the runs of workers whose lease has run out, renews this worker's, and raises each
-        claimed run's epoch by one. With ``run``, only that run is considered, and it need not be
-        ready: any run that has not ended and that nobody holds will do. With ``family``, only that
-        run and those it has started are considered: their ids begin with it and a slash.
+        Frees the runs of workers whose lease has run out (or which the store knows to be dead),
+        renews this worker's, and raises each claimed run's epoch by one. A run is ready since its
+        last event while it is pending or running, else since its ``wake_at`` or since the time of
+        its oldest unread message that it had not seen, whichever came first.
+
+        With ``run``, only that run is considered, and it need not be ready: any run that has not
+        ended and that nobody holds will do. With ``family``, only that run and those it has started
+        are considered: their ids begin with it and a slash.
         """
         ...
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
         """Extend all leases of a worker.
 
-        False when they had run out, and then the worker owns nothing.
+        False when they had run out, and then the worker owns nothing. One that never claimed may
+        be told either.
         """
         ...
 
@@ -251,18 +259,19 @@ class Store(Protocol):
         ...
 
     async def next_wake(self, agents: Sequence[str]) -> int:
-        """Return the earliest ``wake_at`` of the parked runs of these agents, 0 for none."""
+        """Return the earliest ``wake_at`` of these agents' runs that nobody holds, 0 for none."""
         ...
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         """Return when something may have changed since the last call, or after ``timeout_s``.
 
-        A hint only.
+        With ``ready``, only what may make a run ready, or bring mail, need count. All who wait are
+        told, but between two calls of one caller another may take the news. A hint only.
         """
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the file or the connections."""
+        """Finish what was begun and let go of the file or the connections; twice is once."""
         ...
 
 

@@ -626,6 +626,7 @@ def test_the_same_messages_get_the_same_answer(start):
             "distinct": 1,
             "refused": 0,
             "faults": {},
+            "tickets": {planner.ticket_of(body["messages"])["id"]: 2},
         }
         assert server.get("/v1/models")["data"][0]["id"] == model.MODEL
     assert answers == answers[:1] * 4

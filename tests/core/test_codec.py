@@ -109,7 +109,6 @@ def test_a_value_comes_back_as_it_was(kind):
         decoded = codec.decode(data)
         assert decoded == value
         assert type(decoded) is type(value)
-        assert codec.encode(decoded) == data
 
     comes_back()
 
@@ -164,7 +163,7 @@ def test_what_cannot_survive_is_refused_with_its_path(kind):
 
 
 def test_a_value_that_contains_itself_is_refused():
-    with pytest.raises(CodecError, match="x"):
+    with pytest.raises(CodecError, match="contains itself"):
         Codec(Any, "x").encode(SELF)
 
 
@@ -191,7 +190,7 @@ def test_a_long_value_is_not_repeated_in_the_message():
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("annotation", [type("Odd", (), {}), "no.such.name", ValueError])
+@pytest.mark.parametrize("annotation", [type("Odd", (), {}), ValueError])
 def test_a_type_that_has_no_json_is_refused_and_named(annotation):
     with pytest.raises(CodecError, match="the state of agent 'a'"):
         Codec(annotation, "the state of agent 'a'").encode(1)
@@ -233,14 +232,47 @@ def test_arguments_come_back_by_name_with_their_defaults():
         "more": {"z": "_w=="},
     }
     assert args.spread(args.decode(data)) == ([1, "x", 2.5, 3.5], {"flag": True, "z": b"\xff"})
-    assert args.spread(args.decode(b'{"a":5}'))[0][:2] == [5, "b"]
+    assert args.spread(args.decode(b'{"a":5}')) == ([5, "b"], {"flag": False})
 
 
-@given(st.integers(), TEXT, st.lists(st.floats(allow_nan=False)), st.booleans())
+@given(st.integers(), TEXT, st.lists(st.floats(allow_nan=False), max_size=3), st.booleans())
 def test_any_arguments_survive(a, b, rest, flag):
     args = ArgsCodec(every_kind, "step 'f'")
     bound = args.bind((a, b, *rest), {"flag": flag})
     assert args.spread(args.decode(args.encode(bound))) == ([a, b, *rest], {"flag": flag})
+
+
+def test_how_arguments_are_given_does_not_change_their_bytes():
+    args = ArgsCodec(plain, "step 'f'")
+    ways = [((1, "x"), {}), ((1,), {"b": "x"}), ((), {"a": 1, "b": "x"}), ((), {"b": "x", "a": 1})]
+    assert {args.encode(args.bind(*way)) for way in ways} == {b'{"a":1,"b":"x"}'}
+
+
+def binary(raw: bytes, many: list[bytes], order: Order, *rest: bytes, **more: bytes): ...
+
+
+@given(st.binary(), st.lists(st.binary(), max_size=3))
+def test_bytes_survive_wherever_they_stand_in_arguments(raw, many):
+    args = ArgsCodec(binary, "step 'f'")
+    order = {"id": "1", "basket": Basket([Item(name="a", cents=1)], "n")}
+    bound = args.bind((raw, many, order, *many), {"more": raw})
+    assert args.decode(args.encode(bound)) == bound
+
+
+class Parcel(TypedDict):
+    raw: bytes
+
+
+class Letter(TypedDict):
+    __pydantic_config__ = pydantic.ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
+    raw: bytes
+
+
+@pytest.mark.parametrize(("kind", "data"), [(Parcel, b'{"raw":"ab"}'), (Letter, b'{"raw":"6162"}')])
+def test_a_typed_dict_is_written_and_read_by_its_own_configuration(kind, data):
+    codec = Codec(kind, "x")
+    assert codec.encode({"raw": b"ab"}) == data
+    assert codec.decode(data) == {"raw": b"ab"}
 
 
 def plain(a: int, b: str = "b"): ...

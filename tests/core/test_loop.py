@@ -6,6 +6,7 @@ order of sets is compared between processes whose hash seed and memory differ.
 """
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -331,3 +332,13 @@ def test_an_asynchronous_generator_left_behind_is_kept_until_the_turn_ends():
         loop.create_task(loop.shutdown_asyncgens())
         loop.run_ready()
     assert seen == ["closed"]
+
+
+@pytest.mark.parametrize("delay", [math.inf, 1e300, 2**53])
+def test_a_sleep_without_end_is_due_at_the_last_moment_that_a_leaf_can_say(delay):
+    loop = TurnLoop()
+    loop.set_time(1.79e9)
+    loop.call_later(delay, print)
+    when, _ = loop.next_timer()
+    assert when == loop_module.TIME_MAX_S
+    assert 1.79e15 < int(when * 1e6) + 1 < 2**53

@@ -360,6 +360,36 @@ def test_a_divergence_is_raised_before_the_new_code_is_carried_further(recorded)
     assert asked == ["look", "peek"]
 
 
+def test_the_same_value_in_other_bytes_is_no_divergence(turn):
+    @hf.step
+    async def count(names: set[str]) -> int: ...
+
+    @hf.agent
+    async def job() -> set[str]:
+        hf.emit({"x", "y"})
+        await count({"a", "b", "c"})
+        return {"d", "e"}
+
+    t = turn(job)
+    t.begin()
+    t.done("count#1", 3)
+    written = {
+        "stream.emitted": [b'["y","x"]', b'["x","y"]'],
+        "step.started": [b'{"names":["b","c","a"]}', b'{"names":["a","c","b"]}'],
+        "run.succeeded": [b'["e","d"]', b'["d","e"]'],
+    }
+    for other in (0, 1):  # in one order or the other, whatever the hash seed
+        for event in t.log:
+            if event.body.type in written:
+                event.payload = written[event.body.type][other]
+                event.committed = ev.commitment(event.salt, event.payload)
+        assert t.replay().ended
+    event.payload = b'["d","f"]'
+    event.committed = ev.commitment(event.salt, event.payload)
+    with pytest.raises(hf.Diverged):
+        t.replay()
+
+
 def test_an_erased_payload_is_matched_by_its_key_alone(recorded):
     for event in recorded.log:
         if isinstance(event.body, ev.StepStarted):

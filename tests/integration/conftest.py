@@ -57,7 +57,11 @@ class Connection(BaseHTTPRequestHandler):
         )
         self.server.provider.next_answer(self.seen)(self)
 
-    do_GET = do_POST = do_PUT = serve
+    def do_GET(self):
+        self.serve()
+
+    def do_POST(self):
+        self.serve()
 
     def reply(self, status, body, headers=()):
         """Send a whole answer: bytes as they are, anything else as JSON."""

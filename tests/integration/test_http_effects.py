@@ -1,9 +1,9 @@
 """Requests that act on the world keep their effect contract.
 
-*Goal*: a status that says nothing about the deed is not handed to the agent: ``idempotent`` requests
-are sent again under one key, ``once`` requests are in doubt; what provably did nothing is an
-outcome, or is tried again. *Method*: a real server that acts and then answers 500, counts deeds by
-key, or refuses.
+*Goal*: a status that says nothing about the deed is not handed to the agent: ``idempotent``
+requests are sent again under one key, ``once`` requests are in doubt; what provably did nothing is
+an outcome, or is tried again. *Method*: a real server that acts and then answers 500, counts deeds
+by key, or refuses.
 """
 
 import asyncio

@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 
+import httpx
 import pytest
 
 import holdfast as hf
@@ -122,8 +123,6 @@ def test_a_stream_that_is_always_cut_is_the_librarys_error_in_the_end(provider, 
     @hf.agent
     async def read(_: str) -> str:
         client = hf.async_http_client(library="httpx")
-        import httpx
-
         body = {"stream": True}
         try:
             async with client.stream("POST", f"{provider.url}/completions", json=body) as response:

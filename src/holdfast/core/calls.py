@@ -1,16 +1,21 @@
 """What passes between an agent's code and its machine: calls that wait, commands that come out."""
 
-import asyncio
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 from holdfast.core import events as ev
 from holdfast.core.failures import failure_error
+from holdfast.core.loop import Waiter
 from holdfast.core.specs import StepSpec
+from holdfast.errors import CodecError, Diverged
 
-__all__ = ["Call", "Command", "describe", "excerpt"]
+__all__ = ["Call", "Command", "Decode", "describe", "divergence", "excerpt"]
 
 EXCERPT_CHARS = 300
+
+Decode: TypeAlias = Callable[[bytes], Any]
+"""Reads a payload back into the value that it stands for."""
 
 
 class Call:
@@ -41,7 +46,7 @@ class Call:
         self.value: bytes | None = None
         self.error: bytes | None = None
         self.parts: deque[bytes] = deque()
-        self.waiter: asyncio.Future[None] | None = None
+        self.waiter: Waiter | None = None
         self.abandoned = False
 
     @property
@@ -72,13 +77,26 @@ class Call:
 class Command(NamedTuple):
     """What the machine asks of the world.
 
-    The note to append, and the call behind it, if it waits for one.
+    The note to append, the call behind it, if it waits for one, and how its payload is read.
     """
 
     body: ev.Body
     payload: bytes | None
     cause: int
     call: Call | None = None
+    decode: Decode | None = None
+
+    def means(self, recorded: bytes | None) -> bool:
+        """Tell whether a recorded payload of other bytes stands for the same value.
+
+        A set is written in no order, and another release of pydantic may write a date otherwise.
+        """
+        if self.decode is None or self.payload is None or recorded is None:
+            return False
+        try:
+            return bool(self.decode(recorded) == self.decode(self.payload))
+        except CodecError:
+            return False
 
 
 def describe(body: ev.Body) -> str:
@@ -97,6 +115,23 @@ def describe(body: ev.Body) -> str:
         case _:
             key = getattr(body, "key", "")
             return f"{body.type} {key}".rstrip()
+
+
+def divergence(run: str, event: ev.Event, command: Command | None) -> Diverged:
+    """Return the error that an event is not what the agent asked for, or asked for nothing."""
+    recorded = describe(event.body)
+    requested = describe(command.body) if command else "nothing more here"
+    if command and recorded == requested:
+        recorded += f" with {excerpt(event.payload)}"
+        requested += f" with {excerpt(command.payload)}"
+    return Diverged(
+        f"run {run!r} event {event.seq}: the stream holds {recorded}, the agent asked for"
+        f" {requested}. Hint: guard the new path with hf.version_guard, or accept the change by"
+        " holdfast accept.",
+        seq=event.seq,
+        recorded=recorded,
+        requested=requested,
+    )
 
 
 def excerpt(payload: bytes | None) -> str:

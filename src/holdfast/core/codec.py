@@ -178,11 +178,11 @@ class Codec:
 
         try:
             self._adapter.validate_python(value, strict=True)
+            path, part = _unencodable_part(value)
         except ValidationError as mismatch:
             return self._decode_error(mismatch)
         except RecursionError:
             return CodecError(f"{self.what} contains itself or is nested too deeply")
-        path, part = _unencodable_part(value)
         return CodecError(
             f"{self.what}, {path_text(path)}: {type(part).__name__} cannot be written as JSON"
             f" ({str(error).splitlines()[0]}). Hint: return plain data, a dataclass or a"
@@ -214,12 +214,23 @@ def _make_adapter(annotation: Any, what: str) -> Any:
         except PydanticUserError as error:
             if error.code != "type-adapter-config-unused":
                 raise
-            return TypeAdapter(annotation)
+            return _configured(TypeAdapter(annotation), annotation)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
         raise CodecError(
             f"{what}: {annotation!r} is not a type that can be written as JSON"
             f" ({str(error).splitlines()[0]})"
         ) from None
+
+
+def _configured(adapter: Any, annotation: Any) -> Any:
+    """Have a TypedDict written by its configuration: pydantic minds it only in reading."""
+    own = getattr(annotation, "__pydantic_config__", {})
+    if own and hasattr(annotation, "__total__"):
+        from pydantic_core import SchemaSerializer  # noqa: PLC0415 - heavy, on first use
+
+        config: Any = {name: own[name] for name in CONFIG if name in own}
+        adapter.serializer = SchemaSerializer(adapter.core_schema, config)
+    return adapter
 
 
 class ArgsCodec:
@@ -280,11 +291,10 @@ class ArgsCodec:
         if self._plain and len(args) <= len(self._names) and kwargs.keys() <= self._name_set:
             bound = dict(zip(self._names, args, strict=False))
             if not bound.keys() & kwargs.keys():
-                bound.update(kwargs)
                 if len(bound) < len(self._names):
-                    bound = {**self._defaults, **bound}
+                    bound = {**self._defaults, **bound, **kwargs}
                 if len(bound) == len(self._names):
-                    return bound
+                    return {name: bound[name] for name in self._names}
         try:
             by_signature = self._signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -119,7 +119,7 @@ _Form: TypeAlias = tuple[str, Callable[[list[Any]], tuple[Any, ...]], list[tuple
 def _form(kind: str, *, payload: bool) -> _Form:
     """Prepare how a type's leaf is written: the text, the order of the facts, the body's formats.
 
-    What comes out is what ``json`` writes with sorted keys, in a third of its time; a test compares.
+    What comes out is what ``json`` writes with sorted keys, in a third of its time.
     """
     body = [(field.name, _FORMATS[field.type]) for field in fields(BODIES[kind])]
     facts = [*_ENVELOPE, *(name for name, _ in body)]

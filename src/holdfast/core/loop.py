@@ -17,18 +17,25 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from holdfast.errors import IoOutsideStep, UsageError
 
-__all__ = ["CALLBACKS_MAX", "TurnLoop", "running"]
+__all__ = ["CALLBACKS_MAX", "TIME_MAX_S", "TurnLoop", "Waiter", "running"]
 
 CALLBACKS_MAX = 200_000
 """How many callbacks run without waiting for anything before the turn counts as spinning."""
 
+TIME_MAX_S = 2**53 // 10**6 - 1
+"""When a timer is due at the latest, in the year 2255: its time in µs must fit a leaf."""
+
 
 _Loop: Any = asyncio.AbstractEventLoop
 # Any, since its stubs differ between versions of Python, and 29 of its methods are set below.
+
+
+Waiter: TypeAlias = asyncio.Future[None]
+"""What a coroutine waits on in between."""
 
 
 class _Timer(asyncio.TimerHandle):
@@ -173,6 +180,7 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
+        when = min(TIME_MAX_S, when)
         handle = _Timer(when, callback, args, self, context)
         handle.cause = self.cause
         if when <= self._time:

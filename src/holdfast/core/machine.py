@@ -31,11 +31,11 @@ from typing import Any, NoReturn
 import greenlet
 
 from holdfast.core import events as ev
-from holdfast.core.calls import Call, Command, describe, excerpt
+from holdfast.core.calls import Call, Command, Decode, describe, divergence
 from holdfast.core.failures import failure_bytes
 from holdfast.core.loop import TurnLoop, running
 from holdfast.core.specs import AgentSpec, StepSpec, spec_of
-from holdfast.errors import Diverged, HoldfastError, NotInRun, RunSuspended, UsageError
+from holdfast.errors import HoldfastError, NotInRun, RunSuspended, UsageError
 
 __all__ = ["CANCEL_TOPIC", "Call", "Command", "Machine", "current", "current_or_none", "describe"]
 
@@ -169,11 +169,6 @@ class Machine:
         if self._greenlet:
             _swallow(self._greenlet.throw)
 
-    @property
-    def cause(self) -> int:
-        """The seq of the event whose consequences are running."""
-        return self.loop.cause
-
     # Asked by the agent's code
 
     def step(
@@ -182,7 +177,7 @@ class Machine:
         """Ask for a step and return the call, for ``outcome``, ``parts`` or ``wait``."""
         call = Call(key or self._next_key(name or spec.name), "step", effect or spec.effect)
         call.spec, call.args = spec, args
-        self._issue(ev.StepStarted(call.key, call.effect), args, call)
+        self._issue(ev.StepStarted(call.key, call.effect), args, call, spec.args.decode)
         return call
 
     def child(self, agent: AgentSpec, payload: bytes) -> Call:
@@ -190,7 +185,8 @@ class Machine:
         call = Call(self._next_key(agent.name), "child", "idempotent")
         turn = "" if self.turn == 1 else f".{self.turn}"
         call.topic = f"{self.run}/{call.key}{turn}"
-        self._issue(ev.ChildStarted(call.key, call.topic, agent.uri), payload, call)
+        note = ev.ChildStarted(call.key, call.topic, agent.uri)
+        self._issue(note, payload, call, agent.decode_input)
         return call
 
     def receive(self, topic: str) -> Call:
@@ -208,16 +204,24 @@ class Machine:
         self._issue(ev.QuestionAsked(call.topic), question, call)
         return call
 
-    def send(self, to: str, topic: str, payload: bytes, message_id: str = "") -> None:
+    def send(
+        self,
+        to: str,
+        topic: str,
+        payload: bytes,
+        message_id: str = "",
+        decode: Decode | None = None,
+    ) -> None:
         """Send a message to another run."""
         key = self._next_key("send")
         message_id = message_id or f"{self.run}/{self.turn}/{key}"
-        self._issue(ev.MessageSent(key, to, topic, message_id), payload)
+        note = ev.MessageSent(key, to, topic, message_id)
+        self._issue(note, payload, decode=decode)
 
-    def emit(self, payload: bytes) -> None:
+    def emit(self, payload: bytes, decode: Decode | None = None) -> None:
         """Hand a value to whoever follows the run's stream."""
         self._emitted += 1
-        self._issue(ev.StreamEmitted(self._emitted), payload)
+        self._issue(ev.StreamEmitted(self._emitted), payload, decode=decode)
 
     def version_guard(self, name: str) -> bool:
         """Tell whether the new code behind a guard runs.
@@ -374,31 +378,25 @@ class Machine:
         same = event.body == command.body
         if same and command.payload is not None and event.salt is not None:
             same = ev.commitment(event.salt, command.payload) == event.committed
+            same = same or command.means(event.payload)
         if not same:
             self._diverge(event, command)
         self.issued.popleft()
 
     def _diverge(self, event: ev.Event, command: Command | None) -> NoReturn:
-        recorded = describe(event.body)
-        requested = describe(command.body) if command else "nothing more here"
-        if command and recorded == requested:
-            recorded += f" with {excerpt(event.payload)}"
-            requested += f" with {excerpt(command.payload)}"
-        raise Diverged(
-            f"run {self.run!r} event {event.seq}: the stream holds {recorded}, the agent asked"
-            f" for {requested}."
-            " Hint: guard the new path with hf.version_guard, or accept the change by holdfast"
-            " accept.",
-            seq=event.seq,
-            recorded=recorded,
-            requested=requested,
-        )
+        raise divergence(self.run, event, command)
 
-    def _issue(self, body: ev.Body, payload: bytes | None, call: Call | None = None) -> None:
+    def _issue(
+        self,
+        body: ev.Body,
+        payload: bytes | None,
+        call: Call | None = None,
+        decode: Decode | None = None,
+    ) -> None:
         self._check_open()
         if call is not None:
             self.calls[call.key] = call
-        self.issued.append(Command(body, payload, self.loop.cause, call))
+        self.issued.append(Command(body, payload, self.loop.cause, call, decode))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -430,15 +428,16 @@ class Machine:
 
     async def _turn(self, message: bytes) -> None:
         try:
-            payload = await self._call_agent(message)
+            payload = await self.agent.play(message, self._state)
             body: ev.Body = (
                 ev.TurnFinished(self.turn) if self.agent.has_state else ev.RunSucceeded()
             )
+            decode: Decode | None = self.agent.decode_end
         except BaseException as error:
             if self._closed:
                 raise
             cancelled = self.cancelling and isinstance(error, asyncio.CancelledError)
-            payload = failure_bytes(error)
+            payload, decode = failure_bytes(error), None
             body = (
                 ev.RunCancelled()
                 if cancelled
@@ -448,21 +447,8 @@ class Machine:
         await self._reap()
         if isinstance(body, ev.RunCancelled | ev.RunFailed | ev.TurnFailed):
             await self._compensate()
-        self._issue(body, payload)
+        self._issue(body, payload, decode=decode)
         self.ended = True
-
-    async def _call_agent(self, message: bytes) -> bytes:
-        agent = self.agent
-        args, kwargs = agent.args.spread(agent.decode_input(message))
-        if not agent.has_state:
-            result = agent.fn(*args, **kwargs)
-            return agent.result.encode(await result if agent.is_async else result)
-        state = agent.first_state() if self._state is None else agent.state.decode(self._state)
-        result = agent.fn(state, *args, **kwargs)
-        reply = await result if agent.is_async else result
-        if agent.returns_state:
-            state, reply = reply
-        return b'{"reply":%b,"state":%b}' % (agent.result.encode(reply), agent.state.encode(state))
 
     async def _reap(self) -> None:
         """Let nothing that the agent left behind outlive the turn; wait for its effects."""
@@ -483,15 +469,8 @@ class Machine:
         while self._undo:
             call = self._undo.pop()
             assert call.spec is not None
-            assert call.spec.compensate is not None
-            spec = spec_of(call.spec.compensate) or StepSpec(
-                f"undo:{call.spec.name}", call.spec.compensate, "idempotent", retry=call.spec.retry
-            )
-            given = {**call.spec.args.decode(call.args)}
-            if call.value is not None:
-                given["outcome"] = call.spec.result.decode(call.value)
-            wanted = {p.name: given[p.name] for p in spec.args.parameters if p.name in given}
-            undo = self.step(spec, spec.args.encode(wanted), key=f"undo:{call.key}")
+            spec, args = call.spec.undo(call.args, call.value)
+            undo = self.step(spec, args, key=f"undo:{call.key}")
             try:
                 await self.outcome(undo)
             except HoldfastError:

@@ -6,12 +6,13 @@ registry. Codecs are made on first use, since reading annotations means importin
 
 import functools
 import inspect
+import json
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from holdfast.core.codec import ArgsCodec, Codec, annotations_of
+from holdfast.core.codec import ArgsCodec, Codec, annotations_of, json_bytes
 from holdfast.core.limits import AGENT_NAME_CHARS_MAX, STEP_NAME_CHARS_MAX
 from holdfast.core.retry import Retry
 from holdfast.errors import CodecError, UsageError
@@ -98,6 +99,23 @@ class StepSpec:
             hint = (*typing.get_args(hint), Any)[0]
             return Codec(hint, f"a part from {self.what}")
         return Codec(hint, f"the result of {self.what}")
+
+    def undo(self, args: bytes, value: bytes | None) -> "tuple[StepSpec, bytes]":
+        """Return the step that compensates this one, and its arguments.
+
+        Args:
+            args: The arguments of the step to undo.
+            value: Its outcome.
+        """
+        assert self.compensate is not None
+        spec = spec_of(self.compensate) or StepSpec(
+            f"undo:{self.name}", self.compensate, "idempotent", retry=self.retry
+        )
+        given = dict(self.args.decode(args))
+        if value is not None:
+            given["outcome"] = self.result.decode(value)
+        wanted = {p.name: given[p.name] for p in spec.args.parameters if p.name in given}
+        return spec, spec.args.encode(wanted)
 
     @property
     def description(self) -> str:
@@ -196,6 +214,31 @@ class AgentSpec:
         if self._input is not None:
             return {self.args.parameters[0].name: self._input.decode(data)}
         return self.args.decode(data)
+
+    def decode_end(self, data: bytes) -> Any:
+        """Return what the payload of a successful end stands for: the result, or reply and state.
+
+        Raises:
+            CodecError: it fits neither.
+        """
+        if not self.has_state:
+            return self.result.decode(data)
+        parts = json.loads(data)
+        reply = self.result.decode(json_bytes(parts["reply"]))
+        return reply, self.state.decode(json_bytes(parts["state"]))
+
+    async def play(self, message: bytes, state_before: bytes | None) -> bytes:
+        """Call the agent for one turn and return its encoded result, or reply and state."""
+        args, kwargs = self.args.spread(self.decode_input(message))
+        if not self.has_state:
+            result = self.fn(*args, **kwargs)
+            return self.result.encode(await result if self.is_async else result)
+        state = self.first_state() if state_before is None else self.state.decode(state_before)
+        result = self.fn(state, *args, **kwargs)
+        reply = await result if self.is_async else result
+        if self.returns_state:
+            state, reply = reply
+        return b'{"reply":%b,"state":%b}' % (self.result.encode(reply), self.state.encode(state))
 
     def first_state(self) -> Any:
         """Return the state before the first turn: the state's type called without arguments."""

@@ -148,6 +148,8 @@ def _judge(reference: Outcome, outcome: Outcome, disaster: Disaster, label: str)
     took_s = (outcome.passed_us - reference.passed_us) / 1e6
     assert disaster == "stop" or took_s <= limit_s, f"it took {took_s} s longer"
     assert _unread(outcome.left) == _unread(reference.left), f"{_unread(outcome.left)}"
+    failures = outcome.left.count("step.failed") - reference.left.count("step.failed")
+    assert failures <= 0, f"{failures} more failures than without a disaster"
     if disaster == "drain":
         doubts = outcome.left.count("step.doubted") - reference.left.count("step.doubted")
         assert doubts <= 0, "a drain leaves a doubt"

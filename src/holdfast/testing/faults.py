@@ -23,6 +23,9 @@ __all__ = ["FaultyStore", "Host", "Trouble"]
 
 T = TypeVar("T")
 
+CLIENT_POLL_S = 10.0
+"""Clients look again after so long at least: what they do meanwhile is of no interest here."""
+
 
 class Trouble(NamedTuple):
     """What goes wrong with one operation. Times are in seconds."""
@@ -72,12 +75,12 @@ class FaultyStore:
         self.url = inner.url
         self._host = host
         self._turns: dict[str, asyncio.Lock] = {}
-        self._news = False
+        self._news = {False: False, True: False}
         self._waiting: set[asyncio.Event] = set()
 
     def tell(self) -> None:
         """Hint that something has changed."""
-        self._news = True
+        self._news = {False: True, True: True}
         for told in self._waiting:
             told.set()
 
@@ -199,8 +202,10 @@ class FaultyStore:
     async def next_wake(self, agents: Sequence[str]) -> int:
         return await self._do("next_wake", lambda: self.inner.next_wake(agents))
 
-    async def changed(self, timeout_s: float) -> None:
-        if not self._news:
+    async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
+        if not ready:
+            timeout_s = max(timeout_s, CLIENT_POLL_S)
+        if not self._news[ready]:
             told = asyncio.Event()
             self._waiting.add(told)
             try:
@@ -209,7 +214,7 @@ class FaultyStore:
                         await told.wait()
             finally:
                 self._waiting.discard(told)
-        self._news = False
+        self._news[ready] = False
 
     async def close(self) -> None:
         """Leave the store to the simulation, which closes it when the process has ended."""

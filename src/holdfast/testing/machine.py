@@ -383,3 +383,4 @@ class _StoreMachine(RuleBasedStateMachine):
         opener = type(self).reopen_store
         assert opener is not None
         self.store = self.wait(opener(self.store))
+        self.now += _LEASE_US + 1  # a store may know that the workers are gone, or wait for this

@@ -17,7 +17,8 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ __all__ = ["Crash", "Fate", "Process", "Program", "Simulation", "Stuck"]
 
 LEASE_S = 15.0
 POLL_S = 5.0
-QUIET_US = 60_000_000
+QUIET_US = 11_000_000
 """After so long without a change to the log, the clock may jump to the next wake-up."""
 CALLBACKS_MAX = 2_000_000
 
@@ -141,8 +142,9 @@ class Process:
         return self.simulation.fate.trouble(self)
 
     def wrote(self, what: Append | NewRun | Message | Claim) -> None:
-        assert self.alive, f"{self.name} is dead and writes {what}"
-        self.simulation.watch.wrote(self, what)
+        with self.simulation.noting():
+            assert self.alive, f"{self.name} is dead and writes {what}"
+            self.simulation.watch.wrote(self, what)
 
     def told(self) -> None:
         self.simulation.watch.tell()
@@ -192,12 +194,15 @@ class Process:
     async def _resolve(self, client: Client) -> None:
         """Settle each doubt that waits for a person, as somebody who has looked at the world would."""
         said: set[tuple[str, int]] = set()
+        watch, seen = self.simulation.watch, -1
         while True:
-            try:
-                for row in await self.store.rows(status=["in_doubt"]):
-                    await self._resolve_run(client, row.run, said)
-            except StoreUnavailable:
-                pass
+            if seen != watch.changes:
+                seen = watch.changes
+                try:
+                    for row in await self.store.rows(status=["in_doubt"]):
+                        await self._resolve_run(client, row.run, said)
+                except StoreUnavailable:
+                    seen = -1
             await asyncio.sleep(2.0)
 
     async def _resolve_run(self, client: Client, run: str, said: set[tuple[str, int]]) -> None:
@@ -302,6 +307,8 @@ class Simulation:
     points: list[str] = field(default_factory=list)
     """The label of each point reached so far."""
     callbacks: int = 0
+    broken: list[str] = field(default_factory=list)
+    """What has been found not to hold so far."""
     shuffled: bool = False
     """Whether callbacks of several processes take turns in an order drawn from the seed."""
 
@@ -328,6 +335,22 @@ class Simulation:
 
     def begins(self, context: StepContext) -> None:
         """Check that the body of an effect may act: its intent is in the log, and it is its only time."""
+        with self.noting():
+            self._check_begin(context)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Remember a failed assertion: whoever called may take it for a failure of the store's."""
+        try:
+            yield
+        except AssertionError as error:
+            self.broken.append(str(error))
+            raise
+
+    def astray(self) -> None:
+        self.broken.append(f"{self.process_name} ran a body outside a run")
+
+    def _check_begin(self, context: StepContext) -> None:
         process = self.current
         assert process is not None
         events = at_once(process.inner.read(context.run))
@@ -399,6 +422,7 @@ class Simulation:
 
     def result(self) -> Any:
         """Return what the script of every process that has finished was told."""
+        assert not self.broken, "; ".join(self.broken)
         told = []
         for process in self.processes:
             if process.finished and process.alive:

@@ -332,17 +332,21 @@ class StreamConformance:
 
     @on_a_store
     async def test_who_waits_for_a_change_is_told(self, store: Store) -> None:
-        time = asyncio.get_running_loop().time
-        await store.changed(0.01)
-        waiters = [asyncio.ensure_future(store.changed(PATIENCE_S)) for _ in range(2)]
-        await asyncio.sleep(0)
-        began = time()
-        script = await begin(store)
-        await asyncio.gather(*waiters)
-        await store.create(script.new(), [letter("r", "m1")])
-        await store.changed(PATIENCE_S)
-        assert time() - began < PATIENCE_S, "nobody was told, or only one of two"
-        await asyncio.gather(store.changed(0.01), store.changed(0.01))
+        loop = asyncio.get_running_loop()
+        for ready in (False, True):
+            await store.changed(0.01, ready=ready)
+            waiters = [store.changed(PATIENCE_S, ready=ready) for _ in range(2)]
+            waiting = asyncio.gather(*waiters)
+            await asyncio.sleep(0)
+            began = loop.time()
+            script = await hold(store, f"r{ready}")
+            await waiting
+            await store.append(script.change(release=True))
+            await store.changed(PATIENCE_S, ready=ready)
+            await store.create(script.new(), [letter(script.run, "m1")])
+            await store.changed(PATIENCE_S, ready=ready)
+            assert loop.time() - began < PATIENCE_S, "nobody was told, or only one of two"
+            await asyncio.gather(*(store.changed(0.01, ready=ready) for _ in range(2)))
 
     @on_two_stores
     async def test_what_was_written_outlives_the_process(self, one: Store, two: Store) -> None:

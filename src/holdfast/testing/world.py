@@ -66,6 +66,10 @@ class Stage(Protocol):
         """Check that a body may act."""
         ...
 
+    def astray(self) -> None:
+        """Note that a body runs that belongs to no run."""
+        ...
+
 
 class World:
     """What bodies act upon.
@@ -102,7 +106,8 @@ class World:
         Raises:
             WorldError: as ``faults`` has it.
         """
-        stage, context = self._on_stage(), self._context()
+        stage = self._on_stage()
+        context = self._context(stage)
         stage.begins(context)
         stage.point(f"before {kind} by {context.run} {context.key}")
         fault = self._fault(kind, context)
@@ -134,7 +139,8 @@ class World:
         Raises:
             WorldError: as ``faults`` has it.
         """
-        stage, context = self._on_stage(), self._context()
+        stage = self._on_stage()
+        context = self._context(stage)
         stage.point(f"in {kind} by {context.run} {context.key}")
         self.reads[(kind, *args)] += 1
         if self._fault(kind, context):
@@ -181,8 +187,9 @@ class World:
         return self._stage
 
     @staticmethod
-    def _context() -> StepContext:
+    def _context(stage: Stage) -> StepContext:
         context = STEP.get()
         if context is None:
+            stage.astray()
             raise UsageError("a World is for the bodies of steps. Hint: call it under @hf.step.")
         return context

@@ -9,8 +9,9 @@ when it listens.
   with ``finish_reason``, one with ``usage`` if ``stream_options.include_usage``, and
   ``data: [DONE]``. A broken conversation, such as a tool call without an answer, is 400.
 - ``GET /v1/models`` lists the one model.
-- ``GET /stats`` gives ``{calls, paid, distinct, refused, faults: {NAME: n}}``: requests, those
-  answered in full, different conversations among those, broken conversations, faults met.
+- ``GET /stats`` gives ``{calls, paid, distinct, refused, faults: {NAME: n}, tickets: {ID: paid}}``:
+  requests, those answered in full, different conversations among those, broken conversations,
+  faults met, and those answered in full by ticket.
 
 Faults, drawn from the seed, the messages and how often they were sent before, at most two in a row
 for the same messages: ``rate_limited`` (429 with Retry-After, a fraction of a second), ``error``
@@ -31,7 +32,7 @@ from http import HTTPStatus
 from typing import Any
 
 from holdfast.cli.demo.faults import NONE, Chance, Fault, draw
-from holdfast.cli.demo.planner import Reply, TranscriptError, digest, reply
+from holdfast.cli.demo.planner import Reply, TranscriptError, digest, reply, ticket_of
 from holdfast.cli.demo.wire import JsonHandler, Refusal, Request, Server, arguments, serve
 
 __all__ = ["CHANCES", "MODEL", "Model", "main"]
@@ -59,6 +60,7 @@ class Model(Server):
         self._lock = threading.Lock()
         self._asked: Counter[str] = Counter()
         self._paid: Counter[str] = Counter()
+        self._tickets: Counter[str] = Counter()
         self._met: Counter[str] = Counter()
         self._refused = 0
 
@@ -75,10 +77,11 @@ class Model(Server):
                 self._met[fault.name] += 1
         return fault, draw(self._seed, f"{conversation} latency", nth, LATENCY).wait_s
 
-    def count_paid(self, conversation: str) -> None:
+    def count_paid(self, conversation: str, ticket: str) -> None:
         """Count an answer given in full."""
         with self._lock:
             self._paid[conversation] += 1
+            self._tickets[ticket] += 1
 
     def count_refused(self) -> None:
         """Count a broken conversation."""
@@ -94,6 +97,7 @@ class Model(Server):
                 "distinct": len(self._paid),
                 "refused": self._refused,
                 "faults": dict(self._met),
+                "tickets": dict(self._tickets),
             }
 
 
@@ -146,7 +150,7 @@ class ModelHandler(JsonHandler):
             time.sleep(latency_s / 2)
             whole = self._send(_completion(conversation, said, usage), fault)
         if whole:
-            self.server.count_paid(conversation)
+            self.server.count_paid(conversation, str(ticket_of(body["messages"])["id"]))
 
     def _send(self, completion: dict[str, Any], fault: Fault) -> bool:
         if not fault.fails:

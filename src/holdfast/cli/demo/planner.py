@@ -32,6 +32,7 @@ __all__ = [
     "calls_needed",
     "digest",
     "reply",
+    "ticket_of",
 ]
 
 ERRORS_MAX = 8
@@ -97,7 +98,7 @@ def reply(messages: Sequence[Message], offered: Sequence[str], *, parallel: bool
         TranscriptError: A tool call without an answer, an answer without its call, or no ticket.
     """
     facts = _facts(messages)
-    ticket = _ticket(messages)
+    ticket = ticket_of(messages)
     stages = _plan(ticket, facts)
     for number, stage in enumerate(stages):
         wanted = [call for call in stage if call.name in offered and not facts.settled(call.name)]
@@ -187,7 +188,12 @@ def _check_all_answered(open_calls: Mapping[str, str]) -> None:
         )
 
 
-def _ticket(messages: Sequence[Message]) -> Mapping[str, Any]:
+def ticket_of(messages: Sequence[Message]) -> Mapping[str, Any]:
+    """Return the ticket that a conversation is about.
+
+    Raises:
+        TranscriptError: no user message holds one.
+    """
     for message in messages:
         text = _text(message)
         start = text.find("{")

@@ -6,10 +6,12 @@ it by ordinary means would drop the locks of the other connection (POSIX locks b
 process).
 
 Creating is one transaction with a rollback log, so a file that a crash left behind is empty or
-whole.
+whole. A power cut may leave half of it beside that log; SQLite undoes it when it opens the file, so
+it counts as empty whatever its header looks like.
 """
 
 import os
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +27,7 @@ __all__ = [
     "immutable_uri",
     "inspect",
     "meaning",
+    "undo_pages",
 ]
 
 APPLICATION_ID = int.from_bytes(b"hold")
@@ -33,8 +36,10 @@ BUSY_TIMEOUT_MS = 5_000
 
 _HERE = Path(__file__).parent
 _MAGIC = b"SQLite format 3\0"
+_LOG_MAGIC = bytes.fromhex("d9d505f920a163d7")
+_LOG_PAGES = slice(16, 20)
 _HEADER_BYTES = 100
-_USER_VERSION, _APPLICATION_ID = slice(60, 64), slice(68, 72)
+_PAGE_SIZE, _USER_VERSION, _APPLICATION_ID = slice(16, 18), slice(60, 64), slice(68, 72)
 
 
 def connect(path: Path, *, create: bool = False, read_only: bool = False) -> apsw.Connection:
@@ -50,6 +55,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> aps
             if read_only or not create:
                 raise StoreRefused(f"{path}: there is no store. Hint: check the path.")
             _create(path)
+            inspect(path)  # what SQLite found there, once it had undone what was half done
         return _open_read_only(path) if read_only else _open(path)
     except apsw.Error as error:
         raise meaning(error, path) from error
@@ -69,21 +75,30 @@ def inspect(path: Path) -> bool:
         return False
     if not path.is_file():
         raise StoreRefused(f"{path}: not a file. Hint: give the path of a file in a directory.")
-    header, size = _header(path)
+    size = path.stat().st_size
+    log = path.with_name(path.name + "-wal")
     if size == 0:
-        if path.with_name(path.name + "-wal").exists():
+        if log.exists():
             raise StoreRefused(
                 f"{path}: the file is empty, but a write-ahead log stands beside it: it was"
                 " truncated. Nothing was changed. Hint: restore it from a copy."
             )
         return False
+    if undo_pages(path) == 0:
+        return False
+    header = _header(path)
     if not header.startswith(_MAGIC):
         raise StoreRefused(
             f"{path}: not a SQLite file; it has {size} bytes and begins with {header[:16]!r}."
             " Nothing was changed. Hint: check the path, or restore the file from a copy."
         )
-    if len(header) < _HEADER_BYTES:
-        raise StoreRefused(f"{path}: the file is torn, it has {size} bytes. Nothing was changed.")
+    # A log may hold the rest of a page whose writing was cut off; without one, pages are whole.
+    page = int.from_bytes(header[_PAGE_SIZE]) or 1
+    if len(header) < _HEADER_BYTES or (size % page and not log.exists()):
+        raise StoreRefused(
+            f"{path}: the file is torn: it has {size} bytes, not a multiple of {page}. Nothing was"
+            " changed. Hint: restore it from a copy."
+        )
     found = int.from_bytes(header[_APPLICATION_ID])
     if found != APPLICATION_ID:
         raise StoreRefused(
@@ -92,6 +107,19 @@ def inspect(path: Path) -> bool:
         )
     _check_version(path, int.from_bytes(header[_USER_VERSION]))
     return True
+
+
+def undo_pages(path: Path) -> int | None:
+    """Return the pages that the file had before a transaction that was cut off, None without one.
+
+    SQLite undoes it when it opens the file to write: the rollback log beside the file says how.
+    """
+    log = path.with_name(path.name + "-journal")
+    if not log.is_file():
+        return None
+    with log.open("rb") as opened:
+        header = opened.read(_HEADER_BYTES)
+    return int.from_bytes(header[_LOG_PAGES]) if header.startswith(_LOG_MAGIC) else None
 
 
 def meaning(error: apsw.Error, path: Path | str) -> StoreError:
@@ -126,12 +154,16 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
         StoreRefused: the file is of a newer version.
     """
     while (version := _version(connection)) < VERSION:
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
             if _version(connection) == version:  # nobody else was faster
                 step = _HERE / "migrations" / f"{version + 1:04}.sql"
                 connection.execute(step.read_text())
                 connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
     _check_version(path, version)
 
 
@@ -156,12 +188,11 @@ def _version(connection: apsw.Connection) -> int:
     return version
 
 
-def _header(path: Path) -> tuple[bytes, int]:
+def _header(path: Path) -> bytes:
     flags = [apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_MAIN_DB, 0]
     file = apsw.VFSFile("", str(path), flags)
     try:
-        size = file.xFileSize()
-        return file.xRead(min(size, _HEADER_BYTES), 0), size
+        return file.xRead(min(path.stat().st_size, _HEADER_BYTES), 0)
     finally:
         file.xClose()
 
@@ -174,6 +205,10 @@ def _create(path: Path) -> None:
         pass  # an empty file, or another process creates it at this moment: the lock decides
     else:
         _sync_directory(path.parent)
+    if undo_pages(path) == 0:
+        # Not on the connection that creates: SQLite has read settings from the header by then.
+        with closing(_plain(path, apsw.SQLITE_OPEN_READWRITE)) as undoing:
+            undoing.execute("SELECT 1 FROM sqlite_master").fetchall()
     connection = _plain(path, apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.execute("BEGIN EXCLUSIVE")
@@ -225,16 +260,19 @@ def _open_read_only(path: Path) -> apsw.Connection:
     connection = _plain(path, apsw.SQLITE_OPEN_READONLY)
     try:
         version = _version(connection)
-    except apsw.CantOpenError:
-        connection.close()  # nobody uses the file, and we may not write the WAL index beside it
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
+        connection.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise
+        # Nobody uses the file, and we may not write the index of a write-ahead log beside it.
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         connection = _plain(immutable_uri(path, "immutable=1"), flags)
         version = _version(connection)
     except BaseException:
         connection.close()
         raise
+    _check_version(path, version)
     if version < VERSION:
-        connection.close()
         raise StoreRefused(
             f"{path}: a store of version {version} must be brought to version {VERSION} first."
             " Hint: open it for writing once."

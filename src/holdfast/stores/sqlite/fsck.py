@@ -25,7 +25,7 @@ from holdfast.core.events import Event
 from holdfast.core.limits import LEAF_BYTES_MAX
 from holdfast.core.state import ENDED, RunRow, fold
 from holdfast.errors import StoreError, StoreRefused
-from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect
+from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect, undo_pages
 from holdfast.stores.sqlite.payloads import CHUNKED, chunk_hash, inflate, load
 
 __all__ = ["Problem", "check_file"]
@@ -57,6 +57,9 @@ def check_file(path: Path | str) -> list[Problem]:
     try:
         if not inspect(path):
             return [Problem("", 0, "file", "a store", f"nothing at {path}")]
+        if undo_pages(path) is not None:
+            found = "a transaction that was cut off. Hint: open the store once, that undoes it"
+            return [Problem("", 0, "file", "a store at rest", found)]
         connection = _connect(path)
     except (StoreError, apsw.Error, OSError) as error:
         return [Problem("", 0, "file", "a store that can be read", str(error))]

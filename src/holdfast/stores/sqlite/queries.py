@@ -22,7 +22,7 @@ from holdfast.stores.sqlite.file import meaning
 from holdfast.stores.sqlite.payloads import CHUNKED, inflate, load
 from holdfast.stores.sqlite.presence import Presence
 
-__all__ = ["Queries"]
+__all__ = ["Queries", "rows_statement"]
 
 _ALL = 2**62
 
@@ -44,33 +44,8 @@ class Queries:
             return RunRow(*row)
         return None
 
-    def rows(
-        self,
-        prefix: str,
-        status: Sequence[str],
-        agents: Sequence[str],
-        after: tuple[int, str] | None,
-        limit: int,
-    ) -> list[RunRow]:
-        conditions, values = ["TRUE"], list[Any]()
-        if prefix:
-            # The range lets SQLite use the index; the comparison is what counts.
-            conditions.append("id >= ? AND substr(id, 1, ?) = ?")
-            values += [prefix, len(prefix), prefix]
-            if before := _next_prefix(prefix):
-                conditions.append("id < ?")
-                values.append(before)
-        for column, wanted in (("status", status), ("agent", agents)):
-            if wanted:
-                conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
-                values += wanted
-        if after:
-            conditions.append("(created_at, id) < (?, ?)")
-            values += after
-        found = self._all(
-            sql.ROWS.replace("@CONDITIONS", " AND ".join(conditions)), (*values, limit)
-        )
-        return [RunRow(*row) for row in found]
+    def rows(self, **facts: Any) -> list[RunRow]:
+        return [RunRow(*row) for row in self._all(*rows_statement(**facts))]
 
     def ready(self, agents: Sequence[str], now: int) -> bool:
         workers = self._all(sql.WORKERS, ())
@@ -79,11 +54,14 @@ class Queries:
             for agent in set(agents)
         )
 
+    def latest(self) -> int:
+        """Return the largest inbox number, 0 for none."""
+        return int(self._all(sql.LATEST, ())[0][0])
+
     def mail(self, worker: str, after: int) -> tuple[int, list[InboxMessage]]:
-        latest = int(self._all(sql.LATEST, ())[0][0])
-        if latest <= after:
-            return latest, []
-        return latest, self._messages(self._all(sql.MAIL, (after, worker)))
+        latest = self.latest()
+        messages = self._messages(self._all(sql.MAIL, (after, worker)))
+        return max([latest, *(message.n for message in messages[-1:])]), messages
 
     def next_wake(self, agents: Sequence[str]) -> int:
         wakes = [at for agent in set(agents) for (at,) in self._all(sql.WAKES, (agent,))]
@@ -151,6 +129,33 @@ class Queries:
             return self._connection.execute(statement, values).fetchall()
         except apsw.Error as error:
             raise meaning(error, self._path) from error
+
+
+def rows_statement(
+    *,
+    prefix: str,
+    status: Sequence[str],
+    agents: Sequence[str],
+    after: tuple[int, str] | None,
+    limit: int,
+) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement that ``Store.rows`` comes down to, and its values."""
+    conditions, values = ["TRUE"], list[Any]()
+    if prefix:
+        # The range lets SQLite use the index; the comparison is what counts.
+        conditions.append("id >= ? AND substr(id, 1, ?) = ?")
+        values += [prefix, len(prefix), prefix]
+        if before := _next_prefix(prefix):
+            conditions.append("id < ?")
+            values.append(before)
+    for column, wanted in (("status", status), ("agent", agents)):
+        if wanted:
+            conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
+            values += wanted
+    if after:
+        conditions.append("(created_at, id) < (?, ?)")
+        values += after
+    return sql.ROWS.replace("@CONDITIONS", " AND ".join(conditions)), (*values, limit)
 
 
 def _next_prefix(prefix: str) -> str:

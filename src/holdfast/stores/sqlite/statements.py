@@ -118,9 +118,9 @@ SELECT leaf, salt, form, payload FROM event
 WHERE run = (SELECT n FROM run WHERE id = ?) AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
 LOG = "SELECT leaf, salt, form, payload, pos FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
 MAIL = """
-SELECT inbox.n, inbox.id, topic, form, payload, at, sender, cause, inbox.run FROM inbox
-JOIN run ON run.id = inbox.run
-WHERE inbox.n > ?1 AND taken IS NULL AND worker = ?2 ORDER BY inbox.n"""
+SELECT inbox.n, inbox.id, topic, form, payload, at, sender, cause, inbox.run
+FROM inbox CROSS JOIN run ON run.id = inbox.run
+WHERE inbox.n > ?1 AND taken IS NULL AND worker = ?2 ORDER BY inbox.n"""  # few are new; so first
 LATEST = "SELECT coalesce(max(n), 0) FROM inbox"
 UNREAD = """
 SELECT n, id, topic, form, payload, at, sender, cause FROM inbox

@@ -160,13 +160,19 @@ class SqliteStore:
         after: tuple[int, str] | None = None,
         limit: int = 100,
     ) -> list[RunRow]:
-        return await self._read_far(self._far.rows, prefix, status, agents, after, limit)
+        rows = partial(
+            self._far.rows, prefix=prefix, status=status, agents=agents, after=after, limit=limit
+        )
+        return await self._read_far(rows)
 
     async def ready(self, agents: Sequence[str], *, now: int) -> bool:
         return self._near.ready(agents, now)
 
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
-        return self._near.mail(worker, after)
+        latest = self._near.latest()
+        if latest <= after:
+            return latest, []
+        return await self._read_far(self._far.mail, worker, after)
 
     async def next_wake(self, agents: Sequence[str]) -> int:
         return self._near.next_wake(agents)

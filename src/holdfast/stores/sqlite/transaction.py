@@ -71,8 +71,16 @@ class UserTransaction:
         if self.over:
             raise UsageError(f"The transaction is over, this came too late: {sql}")
         self._refusal = ""
+
+        def see(_cursor: apsw.Cursor, statement: str, _params: object) -> bool:
+            if statement.strip() != sql.strip():
+                raise UsageError(f"A body gives one statement at a time, this is more: {sql}")
+            return True
+
+        cursor = self._connection.cursor()
+        cursor.exec_trace = see
         try:
-            return self._connection.execute(sql, params).fetchall()
+            return cursor.execute(sql, params).fetchall()
         except apsw.AuthError:
             raise UsageError(
                 f"A body may not {self._refusal or 'do this'}: {sql}\n"

@@ -10,6 +10,9 @@ on. Whatever else a job raises may have left half of it behind: the transaction 
 batch repeated job by job, so that only the culprit fails. An error of the disk's, or a lock that
 does not come free, fails the whole batch with StoreUnavailable, and the store stays usable.
 
+The write-ahead log is carried over into the file after the answers have gone out: nobody waits for
+that, and a fault in it is no fault of the commit's.
+
 With ``inline=True`` there is no thread: each job runs at once in a transaction of its own.
 
 Invariants: jobs run in the order in which they were put; an answer is given after the commit that
@@ -31,6 +34,9 @@ from holdfast.errors import HoldfastError, StoreError, StoreUnavailable
 from holdfast.stores.sqlite.file import meaning
 
 __all__ = ["Writer"]
+
+LOG_PAGES_MIN = 1_000
+"""How long the write-ahead log grows before it is carried over; SQLite's own choice."""
 
 _OF_THE_JOB = (
     apsw.BindingsError,
@@ -81,6 +87,8 @@ class Writer:
         self._written = written
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._log_pages = 0
+        connection.set_wal_hook(self._count_log_pages)  # in place of SQLite's own checkpoints
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = None if inline else Thread(target=self._work, name="holdfast", daemon=True)
         if self._thread:
@@ -101,6 +109,7 @@ class Writer:
             self._queue.put(job)
         else:
             self._settle([job], self._commit([job]))
+            self._checkpoint()
         return job.answer
 
     async def close(self) -> None:
@@ -137,6 +146,7 @@ class Writer:
             answers = self._commit(group)
             with suppress(RuntimeError):  # the loop has gone, and whoever waited with it
                 self._loop.call_soon_threadsafe(self._settle, group, answers)
+            self._checkpoint()
 
     def _commit(self, group: Sequence[_Job]) -> list[Any]:
         """Run jobs in one transaction and return an answer each: a value or an exception."""
@@ -164,6 +174,17 @@ class Writer:
         failure = meaning(error, self._path)
         failure.__cause__ = error
         return failure
+
+    def _count_log_pages(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Carry the write-ahead log over into the file, when it has grown long enough."""
+        if self._log_pages >= LOG_PAGES_MIN:
+            self._log_pages = 0
+            with suppress(apsw.Error):  # the log only grows longer, and the next commit tries again
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _undo(self) -> None:
         with suppress(apsw.Error):  # SQLite may have undone it already

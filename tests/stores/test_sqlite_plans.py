@@ -1,0 +1,107 @@
+"""Whatever the store asks all the time is answered from an index.
+
+*Goal*: neither a million sleeping runs nor a long log slows down a step, a claim or a wake-up.
+*Method*: SQLite's own query plans; a scan or a sort of a whole table in one of them is a failure.
+"""
+
+import re
+from pathlib import Path
+
+import apsw
+import pytest
+
+from holdfast.stores.sqlite import statements as sql
+from holdfast.stores.sqlite.file import create_tables
+from holdfast.stores.sqlite.queries import rows_statement
+
+SCANS = {"WORKERS"}  # a row for each worker there is
+SORTS = {
+    "READY": "LAST TERM",  # equal times alone are put in order
+    "DUE": "LAST TERM",
+    "READY_FAMILY": "LAST TERM",
+    "DUE_FAMILY": "LAST TERM",
+}
+
+
+@pytest.fixture(scope="module")
+def connection() -> apsw.Connection:
+    connection = apsw.Connection(":memory:")
+    create_tables(connection)
+    return connection
+
+
+def plan(connection: apsw.Connection, statement: str) -> list[str]:
+    """Return the steps of a statement's plan; every value is bound to NULL."""
+    count = max([statement.count("?"), *map(int, re.findall(r"\?(\d+)", statement))])
+    if "?1" in statement:
+        count = max(map(int, re.findall(r"\?(\d+)", statement)))
+    explained = connection.execute("EXPLAIN QUERY PLAN " + statement, (None,) * count)
+    return [step for *_, step in explained.fetchall()]
+
+
+STATEMENTS = [name for name in sql.__all__ if name != "ROWS"]
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_statement_scans_or_sorts_a_table(name: str, connection: apsw.Connection):
+    for step in plan(connection, getattr(sql, name)):
+        assert not step.startswith("SCAN") or name in SCANS, step
+        if step.startswith("USE TEMP B-TREE"):
+            assert SORTS.get(name, "none") in step, step
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("ADVANCE", "INTEGER PRIMARY KEY"),
+        ("MOVE", "INTEGER PRIMARY KEY"),
+        ("READY", "run_ready (agent=?"),
+        ("DUE", "run_wake (agent=? AND wake_at>? AND wake_at<?)"),
+        ("WAKES", "run_wake (agent=?"),
+        ("FREE", "run_held (worker=?)"),
+        ("SETTLE", "inbox_unread (run=? AND n>?)"),
+        ("EVENTS", "event_seq (run=? AND seq>? AND seq<?)"),
+        ("LOG", "INTEGER PRIMARY KEY (rowid>?)"),
+        ("UNREAD", "inbox_unread (run=? AND n>?)"),
+        ("MAIL", "INTEGER PRIMARY KEY (rowid>?)"),
+        ("KNOWN", "inbox_id (run=? AND id=?)"),
+        ("ROW", "sqlite_autoindex_run_1 (id=?)"),
+    ],
+)
+def test_the_index_meant_is_the_index_used(name: str, index: str, connection: apsw.Connection):
+    steps = plan(connection, getattr(sql, name))
+    assert any(index in step for step in steps), steps
+
+
+@pytest.mark.parametrize(
+    ("facts", "index"),
+    [
+        ({}, "run_created"),
+        ({"after": (1, "r")}, "run_created ((created_at,id)<(?,?))"),
+        ({"status": ["idle"]}, "run_created"),
+        ({"prefix": "abc"}, "sqlite_autoindex_run_1 (id>? AND id<?)"),
+    ],
+)
+def test_runs_are_listed_from_an_index(facts: dict, index: str, connection: apsw.Connection):
+    whole = {"prefix": "", "status": (), "agents": (), "after": None, "limit": 1} | facts
+    statement, _ = rows_statement(**whole)
+    steps = plan(connection, statement)
+    assert any(index in step for step in steps), steps
+    assert not any("SCAN run" in step and "run_created" not in step for step in steps), steps
+
+
+def test_advancing_a_run_that_is_held_touches_no_index(connection: apsw.Connection):
+    """The columns that the common statement sets are those of no index, partial ones included."""
+    moved = set(re.findall(r"(\w+) = \?", sql.ADVANCE.split("WHERE")[0]))
+    assert moved
+    schema = connection.execute("SELECT sql FROM sqlite_master WHERE tbl_name = 'run'").fetchall()
+    indexes = [statement for (statement,) in schema if statement and "CREATE INDEX" in statement]
+    assert len(indexes) == 4
+    for index in indexes:
+        assert not moved & set(re.findall(r"\w+", index.partition(" ON run ")[2])), index
+
+
+def test_the_schema_describes_every_table():
+    text = (Path(sql.__file__).parent / "schema.sql").read_text()
+    for table in re.findall(r"^CREATE TABLE (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^-- {table}: ", text, re.MULTILINE), table
