@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help venv demo test lint fmt soak bench-quick lock clean
+.PHONY: help venv demo test lint fmt soak bench-quick lock clean reference
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +58,9 @@ soak: venv
 
 bench-quick: venv
 	@$(BIN)/python benchmarks/quick.py
+
+reference: venv
+	@$(BIN)/python docs/make_reference.py > docs/reference.md
 
 # One lock for Python 3.11 to 3.13 on every platform.
 lock:

@@ -282,11 +282,22 @@ class Client:
         row = await self.row(run)
         message_id = message_id or f"m-{self._entropy.bytes(8).hex()}"
         if row.status in ENDED:
-            if topic == CANCEL_TOPIC:
+            if topic == CANCEL_TOPIC or await self._has_seen(run, message_id):
                 return message_id
             raise UsageError(f"run {run!r} has {row.status}; it takes no more messages")
         await self._store.deliver([Message(run, message_id, topic, payload, self._clock.now())])
         return message_id
+
+    async def _has_seen(self, run: str, message_id: str) -> bool:
+        """Tell whether a message of this id reached the run before it ended."""
+        taken = {
+            e.body.message if isinstance(e.body, ev.TurnStarted) else e.body.id
+            for e in await self._store.read(run)
+            if isinstance(e.body, ev.TurnStarted | ev.MessageReceived)
+        }
+        return message_id in taken or any(
+            unread.message.id == message_id for unread in await self._store.unread(run)
+        )
 
     def _spec(self, agent: Callable[..., Any] | str) -> AgentSpec:
         if not isinstance(agent, str):

@@ -545,8 +545,7 @@ def cancelled_saga() -> Program:
             await asyncio.sleep(0.3)
         await client.cancel("planner")
         said = await end(client, "planner")
-        done = [(deed.kind, *deed.args) for deed in world.deeds]
-        return [said, done]
+        return [said, list(world.tally())]
 
     return Program("cancelled_saga", [planner], world, script)
 

@@ -30,7 +30,6 @@ FORBIDDEN = [
     "DROP TABLE event",
     "ALTER TABLE run RENAME TO walk",
     "ALTER TABLE run ADD COLUMN theirs",
-    "ALTER TABLE theirs RENAME TO worker",
     "DROP INDEX event_seq",
     "CREATE INDEX theirs_too ON run (status)",
     "CREATE TRIGGER peek AFTER INSERT ON event BEGIN DELETE FROM theirs; END",

@@ -156,8 +156,8 @@ def _identity(answers: Answers) -> list[RenderableType]:
     for name, value in answers.identity.items():
         if name in ("run", "status", "turn", "events") or value in ("", None):
             continue
-        value = local(value) if name in ("created", "updated") else value
-        text = _said(value) if name == "input" else Text(clean(str(value)))
+        said = local(value) if name in ("created", "updated") else str(value)
+        text = _said(value) if name == "input" else Text(clean(said))
         table.add_row(Text(name.replace("_", " "), style="dim"), text)
     return [table]
 

@@ -163,8 +163,10 @@ class Machine:
             for task in self.loop.tasks():
                 task.drop()
                 coroutine: Any = task.get_coro()
-                _swallow(coroutine.throw, RunSuspended())
-                _swallow(coroutine.close)
+                # In the turn's context: a cleanup that calls a step must find the closed machine,
+                # or it would be taken for code outside a run and its body executed.
+                self._context.run(_swallow, coroutine.throw, RunSuspended())
+                self._context.run(_swallow, coroutine.close)
         self.loop.close()
         if self._greenlet:
             _swallow(self._greenlet.throw)

@@ -49,6 +49,10 @@ class Host(Protocol):
         """Whether the run is leaving memory."""
         ...
 
+    def may_act(self) -> bool:
+        """Tell whether an effect may begin: the lease holds. The run is given up if it does not."""
+        ...
+
     def take_in(self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]) -> Event:
         """Record an input, feed it, and record the notes of what the agent asks for in answer."""
         ...

@@ -49,7 +49,14 @@ class Ending:
 class Runner:
     """One run in memory. Call ``start`` once; ``ended`` resolves to an ``Ending``."""
 
-    def __init__(self, claim: Claim, agent: AgentSpec, settings: RunnerSettings) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        agent: AgentSpec,
+        settings: RunnerSettings,
+        *,
+        lease_holds: Callable[[], bool],
+    ) -> None:
         self.run = claim.row.run
         self.agent = agent
         self.settings = settings
@@ -60,6 +67,7 @@ class Runner:
         self.steps = Steps(self)
         self.draining = False
         self._claim = claim
+        self._lease_holds = lease_holds
         self._loop = asyncio.get_running_loop()
         self._input = b"null"
         self._state: bytes | None = None
@@ -68,7 +76,10 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._lingered = False
+        self._early: list[InboxMessage] = []
+        """Messages that have arrived since the inbox was served."""
         self._begun = False
+        """Whether the recorded turn is replayed: before, nothing may be taken in."""
         self._closing = False
 
     @property
@@ -101,26 +112,35 @@ class Runner:
             on_lost=self.lost,
         )
         self.inbox.add(unread)
-        self._begun = True
         self._loop.call_soon(self.enter, lambda: self._begin(turn_events))
 
     def arrived(self, message: InboxMessage) -> None:
         """Take note of a message for this run."""
+        self._early.append(message)
         if self._begun and not self._closing:
-            self.inbox.add([message])
             self._loop.call_soon(self.enter, self.settle)
 
     def drain(self) -> None:
         """Start nothing new; give the run back as soon as no effect is under way."""
         self.draining = True
-        if not self.ended.done() and not self._closing:
+        if self._begun and not self._closing:
             self._loop.call_soon(self.enter, self.settle)
+
+    def may_act(self) -> bool:
+        """Tell whether the lease holds, by this process's own clocks; if not, stop at once.
+
+        Whoever was paused beyond its lease finds out here, before it acts.
+        """
+        if not self._closing and not self._lease_holds():
+            self.fence()
+        return not self._closing
 
     def fence(self) -> None:
         """Stop at once: the lease is lost."""
         self.lost(Fenced(f"run {self.run!r}: the lease of epoch {self._claim.epoch} is lost"))
 
     def _begin(self, turn_events: list[Event]) -> None:
+        self._begun = True
         state = self.log.state
         if not state.turn_seq:
             if not self.agent.has_state:
@@ -300,6 +320,8 @@ class Runner:
         """
         if self._closing or self._paused:
             return
+        self.inbox.add(self._early)
+        self._early = []
         self.inbox.serve()
         if self._closing:
             return
@@ -406,8 +428,8 @@ class Runner:
         self.steps.resolve(said, cause)
 
     def rewind(self) -> None:
-        """Leave memory, to be taken up anew from the log at once."""
-        self._leave("drained")
+        """Leave memory when no effect is under way, to be taken up anew from the log at once."""
+        self.drain()
 
     def cancel_without_code(self, by: str, cause: Sequence[Cause]) -> None:
         """Cancel a run whose coroutine cannot be told: it is idle, or diverged."""
@@ -417,19 +439,25 @@ class Runner:
             failure_bytes(asyncio.CancelledError(f"cancelled by {by}")),
             (event.seq,),
         )
-        self._tell_parent(False, b"null", done)  # noqa: FBT003 - internal
+        self._tell_parent(False, done.payload or b"null", done)  # noqa: FBT003 - internal
 
     def _leave(self, kind: str) -> None:
+        if kind == "drained":
+            self.steps.give_back()
         self._closing = True
         self._stop()
         status = self.log.state.status
-        self.log.release(self.inbox.seen, lambda: self._end(Ending(kind, status)))
+        # Who parks has looked at every message; who is drained may not have, so whoever takes the
+        # run next is to look again.
+        seen = 0 if kind == "drained" else self.inbox.seen
+        self.log.release(seen, lambda: self._end(Ending(kind, status)))
 
     def lost(self, error: BaseException) -> None:
         self._closing = True
         self._stop()
         kind = "fenced" if isinstance(error, Fenced | Conflict) else "unavailable"
-        self._end(Ending(kind, self.log.state.status, error))
+        status = self.log.state.status if self._begun else self._claim.row.status
+        self._end(Ending(kind, status, error))
 
     def _stop(self) -> None:
         self.steps.stop()

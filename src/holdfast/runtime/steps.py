@@ -55,6 +55,8 @@ class Steps:
         self._wanted: list[Call] = []
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._waiting_for_disk = 0
+        self._unbegun: set[str] = set()
+        """Keys of the effects whose body this process was asked for and has not begun."""
         self._streamed: set[str] = set()
         """Keys of the steps whose attempt in this process has emitted parts."""
         self._adoptable: dict[str, tuple[Event, Event | None]] = {}
@@ -91,6 +93,8 @@ class Steps:
     def wanted(self, call: Call) -> None:
         """Note that a step was asked for; ``start`` begins it."""
         self._wanted.append(call)
+        if call.effect != "read":
+            self._unbegun.add(call.key)
 
     def start(self) -> None:
         """Begin the steps asked for since the last time.
@@ -125,6 +129,14 @@ class Steps:
         if task is not None:
             task.cancel()
 
+    def give_back(self) -> None:
+        """Record of each intent whose body was not begun that nothing happened: there is no doubt."""
+        for key in sorted(self._unbegun):
+            step = self._runner.log.state.open_steps.get(key)
+            if step is not None and step.effect == "once" and step.stage == "started":
+                body = ev.StepResolved(key, step.attempt, "not_done", "drain")
+                self._runner.log.record(body, None, (step.attempt_seq,))
+
     def stop(self) -> None:
         """Stop all bodies: the run leaves memory."""
         for task in self._tasks.values():
@@ -154,11 +166,7 @@ class Steps:
         elif call.spec.streams:
             self._spawn(key, self._stream(call), self._finished)
         else:
-            context = self._context(call)
-            body = call_step(
-                call.spec, call.args, context, runner.log.state.agent, runner.settings.middleware
-            )
-            self._spawn(key, body, self._finished)
+            self._spawn(key, self._call_body(call), self._finished)
 
     def _spawn(
         self,
@@ -184,6 +192,16 @@ class Steps:
             if self._known(key):
                 done(key, task)
             self._runner.settle()
+
+    async def _call_body(self, call: Call) -> bytes:
+        """Run a body; one that the process was paused before, beyond its lease, does not begin."""
+        assert call.spec is not None
+        runner, context = self._runner, self._context(call)
+        if call.effect != "read" and not runner.may_act():
+            raise asyncio.CancelledError
+        self._unbegun.discard(call.key)
+        agent, middleware = runner.log.state.agent, runner.settings.middleware
+        return await call_step(call.spec, call.args, context, agent, middleware)
 
     def _context(self, call: Call) -> StepContext:
         state = self._runner.log.state
@@ -258,6 +276,7 @@ class Steps:
         if call.effect == "read":
             self._begin(key)
         else:
+            self._unbegun.add(key)
             self._when_durable(lambda: self._begin(key))
 
     # Streaming

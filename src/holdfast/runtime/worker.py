@@ -63,6 +63,7 @@ class Worker:
     _draining: bool = False
     _stopped: bool = False
     _lease_ends: float = 0.0
+    _lease_ends_at: int = 0
     _trouble: str = ""
     _mail_seen: int = 0
     _left: "asyncio.Future[None] | None" = None
@@ -103,6 +104,7 @@ class Worker:
     def drain(self) -> None:
         """Claim nothing more and let go of the runs in memory, effects under way finished first."""
         self._draining = True
+        self._stop_resting()
         for runner in self._runners.values():
             runner.drain()
 
@@ -185,13 +187,15 @@ class Worker:
             self._note_trouble(error)
             return False
         self._trouble = ""
-        self._lease_ends = begun + settings.lease_s
+        self._leased_until(begun, now)
         for claim in claims:
             self._begin(claim)
         return bool(claims)
 
     def _begin(self, claim: Claim) -> None:
-        runner = Runner(claim, self._by_uri[claim.row.agent], self.settings)
+        runner = Runner(
+            claim, self._by_uri[claim.row.agent], self.settings, lease_holds=self._lease_holds
+        )
         run = claim.row.run
         self._runners[run] = runner
         runner.ended.add_done_callback(lambda done: self._ended(runner, done.result()))
@@ -209,14 +213,30 @@ class Worker:
         if self._runners.get(runner.run) is runner:
             del self._runners[runner.run]
         self.endings[runner.run] = ending
-        if self._left is not None and not self._left.done():
-            self._left.set_result(None)
+        self._stop_resting()
         if not self.worker_settings.only_run and len(self.endings) > 1000:  # noqa: PLR2004 - only a look back
             self.endings.clear()
         if isinstance(ending.error, Fenced | Conflict):
             _LOG.warning("run %r: %s", runner.run, ending.error)
         elif ending.error is not None:
             self._note_trouble(ending.error, runner.run)
+
+    def _stop_resting(self) -> None:
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+    def _leased_until(self, begun: float, now: int) -> None:
+        """Note how long leases hold that were taken or renewed at this time of loop and clock."""
+        lease_s = self.worker_settings.lease_s
+        self._lease_ends, self._lease_ends_at = begun + lease_s, now + int(lease_s * 1e6)
+
+    def _lease_holds(self) -> bool:
+        """Tell whether no other worker can have claimed our runs yet.
+
+        Both clocks are asked: a machine that was suspended may have stopped one of them.
+        """
+        time = asyncio.get_running_loop().time()
+        return time < self._lease_ends and self.settings.clock.now() < self._lease_ends_at
 
     def _note_trouble(self, error: BaseException, run: str = "") -> None:
         text = f"run {run!r}: {error}" if run else str(error)
@@ -229,17 +249,17 @@ class Worker:
         loop = asyncio.get_running_loop()
         while not self._stopped:
             await asyncio.sleep(lease_s / 3)
-            begun = loop.time()
+            begun, now = loop.time(), self.settings.clock.now()
             try:
                 kept = await self.settings.store.renew(
-                    self.name, now=self.settings.clock.now(), lease_us=int(lease_s * 1e6)
+                    self.name, now=now, lease_us=int(lease_s * 1e6)
                 )
             except StoreError as error:
                 self._note_trouble(error)
-                kept = loop.time() < self._lease_ends
+                kept = self._lease_holds()
             else:
                 if kept:
-                    self._lease_ends = begun + lease_s
+                    self._leased_until(begun, now)
             if not kept:
                 for runner in list(self._runners.values()):
                     runner.fence()

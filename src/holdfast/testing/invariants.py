@@ -21,7 +21,7 @@ from holdfast.ports import InboxMessage, Message, Store
 from holdfast.testing.host import at_once
 from holdfast.testing.world import World
 
-__all__ = ["Remains", "check", "remains"]
+__all__ = ["Remains", "check", "remains", "turns"]
 
 
 @dataclass

@@ -24,13 +24,15 @@ from typing import Any, Protocol
 
 from holdfast.app import App
 from holdfast.client import Client
+from holdfast.core.bodies import TurnStarted
 from holdfast.core.state import RunRow, RunState, fold
 from holdfast.errors import StoreUnavailable
-from holdfast.ports import Append, Claim, Message, NewRun, Store
+from holdfast.ports import Append, Claim, Message, NewRun, StepCall, Store
 from holdfast.runtime.context import StepContext
 from holdfast.runtime.worker import Worker, WorkerSettings
 from holdfast.testing.faults import FaultyStore, Trouble
 from holdfast.testing.host import HostLoop, SimulatedClock, SimulatedEntropy, Time, at_once
+from holdfast.testing.invariants import turns
 from holdfast.testing.world import World
 
 __all__ = ["Crash", "Fate", "Process", "Program", "Simulation", "Stuck"]
@@ -159,7 +161,10 @@ class Process:
         loop = asyncio.get_running_loop()
         entropy = SimulatedEntropy(simulation.seed, self.name)
         clock = SimulatedClock(simulation.time)
-        async with App(self.store, program.agents, clock=clock, entropy=entropy) as app:
+        app = App(
+            self.store, program.agents, clock=clock, entropy=entropy, middleware=[self._watch_body]
+        )
+        async with app:
             tasks = [loop.create_task(self._work(app)), loop.create_task(self._script(app.client))]
             working, script = tasks
             if program.resolves:
@@ -176,6 +181,15 @@ class Process:
             await working
             for task in tasks:
                 task.cancel()
+
+    async def _watch_body(self, call: StepCall, proceed: Callable[[], Awaitable[Any]]) -> Any:
+        """Check that no effect begins in a process that was stopped until its lease was over."""
+        with self.simulation.noting():
+            owner = self.simulation.watch.owners[call.run]
+            assert call.effect == "read" or not self.resumed or owner is self, (
+                f"{call.run} {call.key}: its body began in {self.name}, whose lease was over"
+            )
+        return await proceed()
 
     async def _work(self, app: App) -> None:
         program = self.simulation.program
@@ -211,7 +225,7 @@ class Process:
             if step.stage != "doubted" or (run, step.doubt_seq) in said:
                 continue
             self.point(f"before somebody looks after {run} {step.key}")
-            deed = self.simulation.program.world.done_by(run, step.key)
+            deed = self.simulation.program.world.done_by(run, state.turn, step.key)
             if deed is None:
                 await client.resolve(run, step.key, did_not=True, by="somebody")
             else:
@@ -333,10 +347,13 @@ class Simulation:
         assert self.current is not None, "a World is for the bodies of steps"
         self.current.point(label)
 
-    def begins(self, context: StepContext) -> None:
-        """Check that the body of an effect may act: its intent is in the log, and it is its only time."""
+    def begins(self, context: StepContext) -> int:
+        """Check that the body of an effect may act; return the turn it belongs to.
+
+        Its intent is in the log, and it is the only body of that intent.
+        """
         with self.noting():
-            self._check_begin(context)
+            return self._check_begin(context)
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -350,23 +367,23 @@ class Simulation:
     def astray(self) -> None:
         self.broken.append(f"{self.process_name} ran a body outside a run")
 
-    def _check_begin(self, context: StepContext) -> None:
+    def _check_begin(self, context: StepContext) -> int:
         process = self.current
         assert process is not None
         events = at_once(process.inner.read(context.run))
+        turn = turns(events)[-1]
         intents = [
             event
-            for event in events
+            for event in turn
             if event.body.type == "step.started"
             and (event.body.key, event.body.attempt) == (context.key, context.attempt)  # type: ignore[union-attr]  # it is that type
         ]
         assert intents, f"{context} acts without an intent in the log"
-        assert not process.resumed or self.watch.owners[context.run] is process, (
-            f"{context}: its body began in {process.name}, which was stopped until its lease was over"
-        )
         body = (context.run, context.key, context.attempt, context.idempotency_key)
         assert body not in self._begun, f"{context}: a second body for one intent"
         self._begun.add(body)
+        assert isinstance(turn[0].body, TurnStarted)
+        return turn[0].body.turn
 
     # Driving
 

@@ -36,6 +36,7 @@ class Deed(NamedTuple):
     receipt: int
     """How many-th deed of this kind with these arguments it is, from 1."""
     run: str
+    turn: int
     key: str
     """The step key."""
     attempt: int
@@ -62,8 +63,8 @@ class Stage(Protocol):
         """Come to a place where the process that runs now may die, be stopped or be drained."""
         ...
 
-    def begins(self, context: StepContext) -> None:
-        """Check that a body may act."""
+    def begins(self, context: StepContext) -> int:
+        """Check that a body may act, and return the turn it belongs to."""
         ...
 
     def astray(self) -> None:
@@ -108,7 +109,7 @@ class World:
         """
         stage = self._on_stage()
         context = self._context(stage)
-        stage.begins(context)
+        turn = stage.begins(context)
         stage.point(f"before {kind} by {context.run} {context.key}")
         fault = self._fault(kind, context)
         if fault == "lost":
@@ -121,6 +122,7 @@ class World:
                 args,
                 receipt,
                 context.run,
+                turn,
                 context.key,
                 context.attempt,
                 context.idempotency_key,
@@ -156,9 +158,10 @@ class World:
         """Return how often this has been done."""
         return sum((deed.kind, deed.args) == (kind, args) for deed in self.deeds)
 
-    def done_by(self, run: str, key: str) -> Deed | None:
+    def done_by(self, run: str, turn: int, key: str) -> Deed | None:
         """Return the latest deed of a step."""
-        found = (deed for deed in reversed(self.deeds) if (deed.run, deed.key) == (run, key))
+        wanted = (run, turn, key)
+        found = (d for d in reversed(self.deeds) if (d.run, d.turn, d.key) == wanted)
         return next(found, None)
 
     def tally(self) -> Counter[tuple[object, ...]]:

@@ -51,6 +51,8 @@ INLINE_BYTES_MAX = 2_048
 DEFLATE_BYTES_MIN = 400
 """Below, deflating costs more time than the bytes are worth."""
 CHUNK_BYTES_MAX = 16_384
+LARGE_BYTES_MIN = 1 << 20
+"""Such a payload is cut into larger chunks, so that it does not become a million rows."""
 HASH_BYTES = 20
 FANOUT = 32
 """Numbers per node, on average."""
@@ -61,7 +63,7 @@ _RAW = -15  # deflate without header and checksum: the commitment in the leaf gu
 _LEVEL = 3
 
 _ROOT = struct.Struct("<BQ")
-_END_OF_VALUE = re.compile(rb"\}\]?,")
+_END_OF_VALUE = re.compile(rb"\}(?:\]?,|\]\})")
 _END_OF_LINE = re.compile(rb"\\n|\n")
 
 
@@ -186,7 +188,7 @@ def _deflate(plain: bytes) -> tuple[int, bytes]:
 
 def _cut(payload: bytes) -> Iterator[bytes]:
     """Cut a payload into chunks, a large one into larger ones."""
-    value_min, line_min = (256, 4_096) if len(payload) < 1 << 20 else (4_096, 4_096)
+    value_min, line_min = (256, 1_024) if len(payload) < LARGE_BYTES_MIN else (8_192, 8_192)
     start, end = 0, len(payload)
     while end - start > value_min:
         stop = (
