@@ -6,6 +6,7 @@ it returns exit code, stdout and stderr. ``started`` starts the real command as 
 
 import json
 import os
+import select
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli.main import app
 
-DESK = '''
+DESK = """
 import asyncio
 import dataclasses
 import os
@@ -101,7 +102,7 @@ async def support(state: Memory, message: str) -> str:
 async def teller(to: str) -> str:
     hf.send(to, "from the teller", topic="note")
     return "told"
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,29 @@ def started(desk):
         process.communicate()
 
 
-def ended(process: subprocess.Popen[str]) -> Said:
+@pytest.fixture
+def ended():
     """Wait for a process and return what it said."""
-    out, err = process.communicate(timeout=60)
-    return Said(process.returncode, out, err)
+
+    def wait(process: subprocess.Popen[str]) -> Said:
+        out, err = process.communicate(timeout=60)
+        return Said(process.returncode, out, err)
+
+    return wait
+
+
+@pytest.fixture
+def until():
+    """Wait, by polling, for a condition that another process brings about."""
+
+    def wait(condition, what: str) -> None:
+        for _ in range(2000):
+            if condition():
+                return
+            select.select([], [], [], 0.01)
+        raise AssertionError(f"this did not happen in 20 s: {what}")
+
+    return wait
 
 
 @pytest.fixture

@@ -155,6 +155,8 @@ def test_errors_of_the_transport_are_the_librarys_own_live_and_on_replay(
     assert result == [f"{library}.{name}" for name in wanted]
     failed = of_type(events, ev.StepFailed)
     assert [json.loads(event.payload)["type"] for event in failed] == wanted
+    timed_out = of_type(events, ev.StepStarted)[1], failed[1]
+    assert timed_out[1].at - timed_out[0].at < 3_000_000  # by the request's timeout, not another's
     assert all(event.body.final for event in failed)  # whether to try again is the caller's matter
 
     provider.stop()

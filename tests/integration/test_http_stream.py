@@ -8,6 +8,7 @@ before, or leaves the end marker out.
 
 import asyncio
 import json
+import queue
 import threading
 
 import httpx
@@ -251,11 +252,16 @@ def test_a_server_that_stays_on_the_line_after_the_end_marker_is_not_waited_for(
     provider, http, replay, monkeypatch
 ):
     monkeypatch.setattr("holdfast.integrations.http_exchange.AFTER_END_S", 0.05)
-    over = threading.Event()
-    provider.answers = [http.stream("Hello", http.DONE, lambda _: over.wait(http.WAIT_S), end=b"")]
+    over, ended_by_us = threading.Event(), queue.Queue()
+
+    def stay(_):
+        ended_by_us.put(over.wait(http.WAIT_S))
+
+    provider.answers = [http.stream("Hello", http.DONE, stay, end=b"")]
     read = async_reader(provider)
     result, events = go(read)
     over.set()
+    assert ended_by_us.get(timeout=http.WAIT_S)
     assert result == "Hello"
     assert len(of_type(events, ev.StepFinished)) == 1
     assert replay(read, events)

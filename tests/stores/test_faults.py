@@ -56,6 +56,18 @@ class ConflictBeforeFence(MemoryStore):
         super()._check(run, epoch, expected_seq)
 
 
+@seen_by("an_append_that_races_a_takeover_comes_before_it_or_is_fenced")
+class ChecksBeforeItQueues(MemoryStore):
+    def append(self, change):
+        self._check(change.run, change.epoch, change.expected_seq)
+
+        async def later():
+            await asyncio.sleep(0)
+            self._write(change)
+
+        return asyncio.ensure_future(later())
+
+
 @seen_by("a_new_run_is_claimed_at_epoch_one", "a_worker_that_leaves_gives_back_all_it_has")
 class NoEpoch(MemoryStore):
     async def claim(self, worker, **facts):

@@ -21,9 +21,9 @@ async def check_command(
     *,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Python files.")],
 ) -> int:
-    """Find what an agent does that a replay could not repeat: clocks, chance, I/O outside steps.
+    """Find what an agent does that a replay could not repeat.
 
-    The files are read, not run. Exits with 1 when something is found. A comment
+    Clocks, chance, I/O outside steps … The files are read, not run. Exits with 1 when something is found. A comment
     `# holdfast: ignore[rule] reason` silences a rule on its line.
     """
     findings: list[Finding] = []

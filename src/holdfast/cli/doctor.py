@@ -49,7 +49,7 @@ class Finding:
 
 @command
 async def doctor_command(shell: Shell) -> int:
-    """Look over this machine and the store: versions, file, disk, clock, workers.
+    """Look over this machine and the store.
 
     Exits with 1 when something is broken.
     """

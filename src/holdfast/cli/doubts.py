@@ -16,7 +16,7 @@ __all__ = ["doubts_command", "doubts_of"]
 
 @command
 async def doubts_command(shell: Shell) -> None:
-    """List the steps in doubt: whether they acted is unknown, and a person must say.
+    """List the steps in doubt, which a person must settle.
 
     A step is in doubt when its worker was lost, or its body failed, after the intent and before the
     outcome, and nothing but a person can find out whether it happened.

@@ -74,7 +74,7 @@ async def tail_command(
     ] = None,
     payloads: Annotated[bool, typer.Option(help="Show what the events carry.")] = True,
 ) -> None:
-    """Follow the log, or one run: print events as they are written.
+    """Follow the log, or one run: print events as they come.
 
     Ends with Ctrl-C, or when the run has ended.
     """

@@ -33,7 +33,7 @@ async def fsck_command(
         str, typer.Argument(metavar="[FILE]", help="The store file, if not that of --store.")
     ] = "",
 ) -> int:
-    """Check every invariant of a store file; read-only.
+    """Check the invariants of a store file, read-only.
 
     Exits with 1 when a problem is found.
     """

@@ -54,9 +54,10 @@ class _Commands(TyperGroup):
         try:
             loaded = importlib.import_module(home)
         except ModuleNotFoundError as error:
-            if error.name != home:
-                raise
-            ctx.fail(f"{cmd_name!r} is not part of this installation of holdfast.")
+            missing = error.name or ""
+            if home.startswith(missing):
+                ctx.fail(f"{cmd_name!r} is not part of this installation of holdfast.")
+            ctx.fail(f"{cmd_name!r} needs {missing!r}. Hint: pip install 'holdfast[{cmd_name}]'")
             raise  # unreachable: fail raises
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name)(getattr(loaded, function))

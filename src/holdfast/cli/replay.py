@@ -179,7 +179,7 @@ async def replay_command(
         ),
     ] = "",
 ) -> int:
-    """Feed a run's log to the code, with no effects, and compare what the code asks for.
+    """Feed a run's log to the code, with no effects.
 
     Exits with 0 when code and log agree in every request and result, with 3 and the difference
     when they do not.

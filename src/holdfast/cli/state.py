@@ -24,7 +24,7 @@ async def state_command(
         str, typer.Argument(metavar="RUN[@SEQ]", help="A run, at its end or at an event.")
     ],
 ) -> None:
-    """Show the fold of a run at an event: all that holdfast computes from the log.
+    """Show the fold of a run at an event.
 
     The agent's own durable state, as the last finished turn left it, stands under "state".
     """

@@ -70,7 +70,7 @@ async def message_command(
 
 @command
 async def cancel_command(shell: Shell, *, run: RunArgument, by: ByOption = "") -> None:
-    """Ask a run to stop; it may clean up, and undoes what it can undo."""
+    """Ask a run to stop, clean up and undo."""
     async with shell.app(write=True) as app:
         found = await find(app, run)
         row = await app.client.row(found)
@@ -121,7 +121,7 @@ async def resolve_command(
 
 @command
 async def accept_command(shell: Shell, *, run: RunArgument, by: ByOption = "") -> None:
-    """Accept a divergence: the code as it is now carries the run on.
+    """Accept a divergence: the code carries on as it is now.
 
     What was recorded from the diverging event on no longer binds the code; a step that it asks for
     again with the same arguments is not done twice.

@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 @command
 async def version_command(shell: Shell) -> None:
-    """Print the version of holdfast and of what it stands on."""
+    """Print the version of holdfast and its parts."""
     found = versions()
     if shell.as_json:
         shell.emit(found)

@@ -88,7 +88,7 @@ async def why_command(
         str, typer.Argument(metavar="RUN[@SEQ]", help="An event; a run's last one without @SEQ.")
     ],
 ) -> None:
-    """Tell what an event came of: the chain of causes, back to the outside.
+    """Tell what an event came of, back to the outside.
 
     The event stands first, below it what caused it, and so on until something came in from
     outside: an input, a message, a person's word. Where an event has several causes, all but one

@@ -48,9 +48,9 @@ async def worker_command(
         ),
     ] = 30.0,
 ) -> int:
-    """Carry on every run of the agents in these files, until a signal comes.
+    """Carry on every run of the agents in these files.
 
-    SIGTERM and Ctrl-C drain: nothing new is begun, effects under way are finished, and the runs are
+    Runs until a signal comes. SIGTERM and Ctrl-C drain: nothing new is begun, effects under way are finished, and the runs are
     handed back for another worker.
     """
     with prints_to_stderr():

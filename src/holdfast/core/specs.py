@@ -172,7 +172,7 @@ class AgentSpec:
     @functools.cached_property
     def returns_state(self) -> bool:
         parts = typing.get_args(self._hints.get("return"))
-        return self.has_state and len(parts) == 2 and parts[0] == self._hints["state"]  # noqa: PLR2004 - a pair
+        return self.has_state and len(parts) == 2 and parts[0] == self.state.annotation  # noqa: PLR2004 - a pair
 
     @functools.cached_property
     def result(self) -> Codec:
@@ -242,10 +242,10 @@ class AgentSpec:
 
     def first_state(self) -> Any:
         """Return the state before the first turn: the state's type called without arguments."""
-        kind = self._hints["state"]
+        kind = self.state.annotation
         try:
             return (typing.get_origin(kind) or kind)()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
             raise UsageError(
                 f"{self.what}: its state cannot begin by itself: {error}. Hint: give every field of"
                 f" {kind!r} a default."

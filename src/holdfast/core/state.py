@@ -235,6 +235,9 @@ def _step_doubted(state: RunState, event: Event, body: ev.StepDoubted) -> None:
 
 
 def _step_resolved(state: RunState, _event: Event, body: ev.StepResolved) -> None:
+    if body.verdict != "unknown":
+        # The run can go on, even if whoever recorded this was drained before it could.
+        state.status, state.wake_at = "running", 0
     if body.verdict == "not_done":
         state.open_steps[body.key].stage = "not_done"
 

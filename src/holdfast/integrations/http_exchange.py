@@ -98,7 +98,6 @@ class Wire:
         self._open: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]
         ] = weakref.WeakKeyDictionary()
-        self._sync: Any = None
 
     async def send(self, request: Any) -> Any:
         """Send a request as it stands; the answer's body is not read yet."""
@@ -107,24 +106,14 @@ class Wire:
             request, stream=True, auth=self.library.Auth(), follow_redirects=False
         )
 
-    def send_sync(self, request: Any) -> Any:
-        """As ``send``, for sync code outside a turn."""
-        if self._sync is None:
-            self._sync = self.library.Client(**self._settings)
-        return self._sync.send(
-            request, stream=True, auth=self.library.Auth(), follow_redirects=False
-        )
+    def sync_client(self) -> Any:
+        """Return a new client for sync code outside a turn, to be closed by whoever asked."""
+        return self.library.Client(**self._settings)
 
     async def aclose(self) -> None:
         """Close this loop's connections, unless others use them."""
         if not self._shared and (entry := self._open.get(asyncio.get_running_loop())):
             await entry[1].aclose()
-
-    def close(self) -> None:
-        """Close the connections of sync code."""
-        if self._sync is not None:
-            self._sync.close()
-            self._sync = None
 
     async def _client(self) -> Any:
         loop = asyncio.get_running_loop()

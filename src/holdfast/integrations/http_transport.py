@@ -87,11 +87,17 @@ class _Transport:
 class _SyncTransport(_Transport):
     """Makes requests in a turn steps; passes others on."""
 
+    _direct: Any = None
+    """The client that sends what does not belong to a turn."""
+
     def handle_request(self, request: Any) -> Any:
         machine = current_or_none()
         if machine is None:
             warn_outside_run("an HTTP request")
-            return self._wire.send_sync(request)
+            self._direct = self._direct or self._wire.sync_client()
+            return self._direct.send(
+                request, stream=True, auth=self._library.Auth(), follow_redirects=False
+            )
         request.read()
         call, streams = self._ask(machine, request)
         try:
@@ -106,8 +112,9 @@ class _SyncTransport(_Transport):
         return response
 
     def close(self) -> None:
-        if current_or_none() is None:
-            self._wire.close()
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
 
 class _AsyncTransport(_Transport):

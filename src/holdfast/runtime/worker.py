@@ -65,6 +65,7 @@ class Worker:
     _lease_ends: float = 0.0
     _lease_ends_at: int = 0
     _trouble: str = ""
+    _diverged: list[str] = field(default_factory=list)
     _mail_seen: int = 0
     _left: "asyncio.Future[None] | None" = None
 
@@ -87,6 +88,7 @@ class Worker:
         """Advance runs until ``drain`` is called or, ``until_idle``, until none could go on."""
         heartbeat = asyncio.get_running_loop().create_task(self._heartbeat())
         try:
+            self._diverged = await self._find_diverged()
             while not (self._draining and self.idle):
                 claimed = await self._claim()
                 if until_idle and not claimed and self.idle and await self._nothing_left():
@@ -109,6 +111,25 @@ class Worker:
             runner.drain()
 
     # Inside
+
+    async def _find_diverged(self) -> list[str]:
+        """Return the diverged runs: this worker may have the code that they wait for.
+
+        Each is tried once, so that a fixed agent carries on after a restart and nothing spins.
+        """
+        if self.worker_settings.only_run:
+            return []
+        found: list[str] = []
+        after: tuple[int, str] | None = None
+        try:
+            while rows := await self.settings.store.rows(
+                status=["diverged"], agents=list(self._by_uri), after=after
+            ):
+                found += [row.run for row in rows]
+                after = (rows[-1].created_at, rows[-1].run)
+        except StoreError as error:
+            self._note_trouble(error)
+        return found
 
     async def _nothing_left(self) -> bool:
         """Tell whether no run of ours could go on.
@@ -172,7 +193,8 @@ class Worker:
         begun = asyncio.get_running_loop().time()
         now = self.settings.clock.now()
         try:
-            if not first and not await self.settings.store.ready(agents, now=now):
+            named = only if first else self._diverged.pop() if self._diverged else ""
+            if not named and not await self.settings.store.ready(agents, now=now):
                 return False
             claims = await self.settings.store.claim(
                 self.name,
@@ -180,7 +202,7 @@ class Worker:
                 lease_us=int(settings.lease_s * 1e6),
                 agents=agents,
                 limit=min(room, 100),
-                run=only if first else "",
+                run=named,
                 family=only,
             )
         except StoreError as error:

@@ -42,7 +42,7 @@ class OneDisaster:
         self.label = label
         match self._disaster:
             case "kill":
-                process.alive = False
+                process.kill()
             case "stop":
                 process.simulation.stop(process)
             case "drain":

@@ -53,8 +53,8 @@ class Host(Protocol):
         """Take note of what has taken effect."""
         ...
 
-    def told(self) -> None:
-        """Take note that leases were given back."""
+    def gave_back(self) -> None:
+        """Take note that the worker gave back its leases."""
         ...
 
     def found_nothing(self) -> None:
@@ -167,7 +167,7 @@ class FaultyStore:
     async def release(self, worker: str) -> None:
         async def release() -> None:
             await self.inner.release(worker)
-            self._host.told()
+            self._host.gave_back()
 
         await self._do("release", release)
 

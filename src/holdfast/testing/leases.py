@@ -94,6 +94,24 @@ class LeaseConformance:
             agree("runs that anybody could claim", await claim(one, "cyd", LATE), [])
             await two.append(owner.change(NOTE))  # then the length is another one too
 
+    @on_two_stores
+    async def test_an_append_that_races_a_takeover_comes_before_it_or_is_fenced(
+        self, one: Store, two: Store
+    ) -> None:
+        script, now = await hold(one), NOW
+        for n in range(8):
+            now += LEASE_US + 1
+            change = script.change(NOTE)
+            calls = [append(one, change), claim(two, f"w{n}", now)]
+            results = await asyncio.gather(*calls[:: 1 - n % 2 * 2], return_exceptions=True)
+            answer, claims = results[:: 1 - n % 2 * 2]
+            assert isinstance(claims, list), claims
+            row = claims[0].row
+            assert answer is None or isinstance(answer, Fenced), answer
+            agree("the length that was claimed", row.seq, change.expected_seq + (answer is None))
+            script = Script(await one.read("r"), at=now, epoch=claims[0].epoch)
+            agree("the row", row, script.state.row())
+
     @on_a_store
     async def test_a_worker_that_was_away_too_long_owns_nothing(self, store: Store) -> None:
         await hold(store)

@@ -77,8 +77,11 @@ class Cut:
     files: Files
 
     def write(self, folder: Path) -> None:
-        """Make a folder and the files in it."""
-        folder.mkdir()
+        """Make these the only files of a folder, which is made if need be."""
+        folder.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in self.files:
+                path.unlink()
         for name, contents in self.files.items():
             (folder / name).write_bytes(contents)
 

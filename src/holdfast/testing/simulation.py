@@ -41,6 +41,8 @@ LEASE_S = 15.0
 POLL_S = 5.0
 QUIET_US = 11_000_000
 """After so long without a change to the log, the clock may jump to the next wake-up."""
+STUCK_US = 60_000_000
+"""After so long without a change or a wake-up to come, nothing will happen any more."""
 CALLBACKS_MAX = 2_000_000
 
 
@@ -88,6 +90,8 @@ class Process:
         self.name = name
         self.alive = True
         self.stopped = False
+        self.gone_at_us = -1
+        """When it was killed or stopped."""
         self.resumed = False
         """Whether it has been stopped and has gone on since."""
         self.loop = HostLoop()
@@ -131,6 +135,11 @@ class Process:
             at_once(self.inner.close())
         simulation.current = before
 
+    def kill(self) -> None:
+        """Let it run no further than to its next point, and do nothing there."""
+        self.alive = False
+        self.gone_at_us = self.simulation.time.passed_us
+
     # What a FaultyStore asks of its process
 
     def point(self, label: str) -> None:
@@ -148,8 +157,10 @@ class Process:
             assert self.alive, f"{self.name} is dead and writes {what}"
             self.simulation.watch.wrote(self, what)
 
-    def told(self) -> None:
-        self.simulation.watch.tell()
+    def gave_back(self) -> None:
+        watch = self.simulation.watch
+        watch.held = {run: holder for run, holder in watch.held.items() if holder is not self}
+        watch.tell()
 
     def found_nothing(self) -> None:
         self.idle_since = self.simulation.watch.changes
@@ -234,9 +245,13 @@ class Process:
 
     def _quiet(self) -> bool:
         """Tell whether no run can go on by itself."""
+        simulation = self.simulation
+        watch = simulation.watch
+        leased_us = simulation.time.passed_us - int((LEASE_S + POLL_S) * 1e6)
+        held = any(p is not self and p.gone_at_us > leased_us for p in watch.held.values())
         busy = at_once(self.inner.rows(status=["pending", "running"]))
         assert self.worker is not None
-        return not busy and self.worker.idle and self.idle_since == self.simulation.watch.changes
+        return not (busy or held) and self.worker.idle and self.idle_since == watch.changes
 
 
 class Watch:
@@ -250,6 +265,8 @@ class Watch:
         self.states: dict[str, RunState] = {}
         self.owners: dict[str, Process] = {}
         """Which process has claimed a run last."""
+        self.held: dict[str, Process] = {}
+        """Which process has claimed a run and not released it."""
         self._simulation = simulation
         self._epochs: dict[str, int] = {}
         self._known: set[tuple[str, str]] = set()
@@ -267,7 +284,7 @@ class Watch:
                 run = what.row.run
                 assert what.epoch > self._epochs.get(run, 0), f"{what}: the epoch is not new"
                 self._epochs[run] = what.epoch
-                self.owners[run] = process
+                self.owners[run] = self.held[run] = process
         self.tell()
 
     def tell(self) -> None:
@@ -283,6 +300,8 @@ class Watch:
         assert change.epoch == newest, (
             f"{process.name} appended to {change.run} at epoch {change.epoch}, which is {newest}"
         )
+        if change.release:
+            self.held.pop(change.run, None)
         state = fold(change.events, self.states[change.run])
         assert state.row() == change.row, f"{change.row} is not the fold {state.row()}"
         for new in change.create:
@@ -402,6 +421,7 @@ class Simulation:
     def stop(self, process: Process) -> None:
         """Stop a process at the point where it is, until another one has taken over and finished."""
         process.stopped = True
+        process.gone_at_us = self.time.passed_us
         other = self.spawn()
         self.run(lambda: other.finished)
         process.stopped = False
@@ -468,14 +488,18 @@ class Simulation:
             process.loop.fire_due(self.time)
 
     def _jump(self, process: Process) -> None:
-        """Let time pass until the next run wakes up; nothing else is going on."""
-        agents = [row.agent for row in self.rows()]
+        """Let time pass until the next run wakes up, if nothing else is going on."""
+        rows = self.rows()
+        quiet_us = self.time.passed_us - self.watch.changed_at_us
+        if quiet_us < STUCK_US and any(row.status in ("pending", "running") for row in rows):
+            return  # a dead process holds it for a while
+        agents = [row.agent for row in rows]
         with process.loop.running():
             wake_at = at_once(process.inner.next_wake(agents))
         now = SimulatedClock(self.time).now()
-        if wake_at <= now and self.time.passed_us - self.watch.changed_at_us > 2 * QUIET_US:
-            rows = [(row.run, row.status) for row in self.rows()]
-            raise Stuck(f"nothing happens any more; runs: {rows}")
+        if wake_at <= now and quiet_us >= STUCK_US:
+            states = {row.run: row.status for row in rows}
+            raise Stuck(f"nothing happens any more; the runs are {states}")
         self.time.passed_us += max(0, wake_at - now)
 
     def rows(self) -> list[RunRow]:

@@ -28,6 +28,7 @@ from holdfast.cli.demo.fleet import LEASE_S, Fleet, WorkerProcess
 from holdfast.cli.demo.ledger import Deed
 from holdfast.cli.demo.servers import ShopOffice
 from holdfast.cli.demo.tickets import Ticket
+from holdfast.core import events as ev
 from holdfast.core.events import Event
 
 __all__ = ["OPERATOR", "DeskSide", "read_notes"]
@@ -94,6 +95,10 @@ class DeskSide:
         self._chance = random.Random(f"{seed}|strays")  # noqa: S311 - reproducible, not secret
         self._tell = tell
         self._client: hf.Client
+        self._to_pause = next((a.ticket for a in ambushes if a.then == "pause"), "")
+        self._pause_is_over = not self._to_pause
+        self._held: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """(run, tool) → the shop's answer that is held back, of the strikes under way."""
         self._settled: set[tuple[str, str, int]] = set()
 
     @property
@@ -124,7 +129,7 @@ class DeskSide:
         while not self.finished:
             for position, event in await store.read_log(position, limit=1000):  # noqa: B007 - where to go on
                 self._take(event)
-                if self.accounts[event.run].status == "in_doubt":
+                if isinstance(event.body, ev.RunParked) and event.body.status == "in_doubt":
                     tasks.create_task(self._operate(event.run))
             await asyncio.sleep(LOOK_S)
 
@@ -167,20 +172,33 @@ class DeskSide:
         while not self.finished:
             for held in await self._office.held(after=seen, wait_s=0.3):
                 seen = held["n"]
-                tasks.create_task(self._strike(holds[held["hold"]], held))
+                ambush = holds[held["hold"]]
+                self._held[ambush.ticket, TOOLS[ambush.kind]] = held
+                tasks.create_task(self._strike(ambush, held))
 
     async def _strike(self, ambush: Ambush, held: Mapping[str, Any]) -> None:
-        tool = TOOLS[ambush.kind]
-        worker = await self._wait_for(lambda: self._fleet.at(ambush.ticket, tool), FIND_S)
-        if worker is not None and ambush.then == "pause":
-            await self._pause(worker, ambush, held)
-            return
-        if ambush.then == "later":
+        run, tool = ambush.ticket, TOOLS[ambush.kind]
+        worker = await self._wait_for(lambda: self._fleet.at(run, tool), FIND_S)
+        if ambush.then == "pause":
+            if worker is not None:
+                await self._pause(worker, run)
+            self._pause_is_over = True
+        if worker is not None and self._is_to_be_paused(worker):
+            await self._wait_for(lambda: self._pause_is_over, TAKEOVER_S)
+            worker = self._fleet.at(run, tool)
+        if ambush.then != "kill":
             await self._office.release(held["hold"])
+        if ambush.then != "pause":
             await asyncio.sleep(ambush.delay_s)
+            await self._kill_at(ambush, held, worker)
+        self._held.pop((run, tool))
+
+    async def _kill_at(
+        self, ambush: Ambush, held: Mapping[str, Any], worker: WorkerProcess | None
+    ) -> None:
         if worker is None or not await self._kill(worker):
             await self._office.release(held["hold"])
-            await self._kill_somebody()  # another strike was quicker: this one is made up for
+            await self._make_up(ambush.ticket)  # another strike was quicker
             return
         in_window = ambush.then == "kill" and await self._office.is_gone(held["n"], FIND_S)
         self.side.kills_in_window += in_window
@@ -188,17 +206,24 @@ class DeskSide:
         when = "and the answer is on its way" if in_window else "a moment ago"
         self._tell(ambush.ticket, f"worker {worker.number} killed: {done} {when}")
 
-    async def _kill_somebody(self) -> None:
-        await asyncio.sleep(self._chance.uniform(0.1, 0.5))
+    async def _make_up(self, run: str) -> None:
+        """Kill whoever is at a run, or at any if that has ended, at some moment."""
+        await asyncio.sleep(self._chance.uniform(0.05, 0.3))
         while not self.finished:
             for worker in self._fleet.workers:
-                if self._has_work(worker) and await self._kill(worker):
-                    self._tell("", f"worker {worker.number} killed, wherever it was")
+                at_it = run in worker.spoke_of or self.accounts[run].ended
+                spared = not self._has_work(worker) or self._is_to_be_paused(worker)
+                if at_it and not spared and await self._kill(worker):
+                    self._tell(run, f"worker {worker.number} killed, wherever it was")
                     return
             await asyncio.sleep(LOOK_S)
 
     def _has_work(self, worker: WorkerProcess) -> bool:
         return any(not self.accounts[run].ended for run in worker.spoke_of)
+
+    def _is_to_be_paused(self, worker: WorkerProcess) -> bool:
+        """Tell whether a worker is spared for now, since it is at the ticket of the pause."""
+        return not self._pause_is_over and self._to_pause in worker.spoke_of
 
     async def _kill(self, worker: WorkerProcess) -> bool:
         """Kill a worker, unless it is dead or paused, and start another."""
@@ -215,13 +240,9 @@ class DeskSide:
 
     # The zombie
 
-    async def _pause(
-        self, worker: WorkerProcess, ambush: Ambush, held: Mapping[str, Any]
-    ) -> None:
+    async def _pause(self, worker: WorkerProcess, run: str) -> None:
         """Pause a worker until another has taken its run over, then let it wake up."""
-        run = ambush.ticket
-        if not await self._freeze(worker, run):
-            await self._office.release(held["hold"])
+        if not await self._freeze(worker):
             return
         account = self.accounts[run]
         epoch, outcomes = account.epoch, account.outcomes
@@ -232,14 +253,13 @@ class DeskSide:
             return account.ended or (account.epoch > epoch and account.outcomes > outcomes)
 
         await self._wait_for(taken_over, TAKEOVER_S)
-        await self._office.release(held["hold"])
-        worker.signal(signal.SIGCONT)
+        worker.send(signal.SIGCONT)
         worker.paused = False
         await self._wait_for(lambda: worker.fenced or not worker.alive, TAKEOVER_S)
         self.side.zombies += bool(worker.fenced)
         self._tell(run, f"worker {worker.number} wakes up and is fenced: what it writes is refused")
 
-    async def _freeze(self, worker: WorkerProcess, run: str) -> bool:
+    async def _freeze(self, worker: WorkerProcess) -> bool:
         """Stop a worker where it can be taken over: no other deed is about to leave it.
 
         A worker that was stopped between deciding and sending may still send when it wakes up.
@@ -247,15 +267,21 @@ class DeskSide:
         does not provoke it; docs/guarantees.md has the limit. Nor must it hold the store's lock.
         """
         for _ in range(FREEZES_MAX):
-            worker.signal(signal.SIGSTOP)
+            worker.send(signal.SIGSTOP)
             await asyncio.sleep(STOP_S)  # its threads stop, and its last lines arrive
-            others = [key for key, effect in worker.under_way.items() if effect == "once"]
-            if all(r == run for r, _ in others) and await asyncio.to_thread(self._is_writable):
+            if not self._is_sending(worker) and await asyncio.to_thread(self._is_writable):
                 worker.paused = True
                 return worker.alive
-            worker.signal(signal.SIGCONT)
+            worker.send(signal.SIGCONT)
             await asyncio.sleep(LOOK_S)
         return False
+
+    def _is_sending(self, worker: WorkerProcess) -> bool:
+        """Tell whether a worker is at a ``once`` step whose deed the shop is not known to have done."""
+        return any(
+            effect == "once" and (run, key.partition("#")[0]) not in self._held
+            for (run, key), effect in worker.under_way.items()
+        )
 
     def _is_writable(self) -> bool:
         with contextlib.closing(sqlite3.connect(self.store, timeout=0.3)) as database:

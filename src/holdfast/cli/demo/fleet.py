@@ -44,14 +44,14 @@ class WorkerProcess:
         """Whether its process runs or is paused."""
         return self._process.returncode is None
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to its process, unless that has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
     async def end(self, number: signal.Signals) -> None:
         """Send a signal that ends the process and wait until it has."""
-        self.signal(number)
+        self.send(number)
         await self._process.wait()
         self.under_way.clear()
 

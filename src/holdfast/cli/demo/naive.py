@@ -33,7 +33,7 @@ from holdfast.cli.demo.tickets import DESK_POLICY, read_messages
 
 __all__ = ["TOOLS", "Desk", "Shop", "ShopError", "main"]
 
-MODEL = "desk-planner-1"
+MODEL = os.environ.get("OPENAI_MODEL", "desk-planner-1")
 TRIES_MAX = 3
 STREAM_TRIES_MAX = 5
 REPLIES_MAX = 40

@@ -338,16 +338,17 @@ def _objects(
 
 def _altered(row: RunRow, events: Sequence[Event]) -> Iterator[tuple[int, str, str]]:
     """Yield (seq, recorded hash, found hash) of the events that are not what others say of them."""
-    if not events:
-        return
-    if events[0].prev != ev.GENESIS:
-        yield events[0].seq, ev.GENESIS, events[0].prev
-    recorded = [event.prev for event in events[1:]] + [row.head]
-    for i, event in enumerate(events):
-        if event.hash == recorded[i]:
+    recorded = {event.seq - 1: event.prev for event in events} | {row.seq: row.head}
+    by_seq = {event.seq: event for event in events}
+    for seq, event in by_seq.items():
+        old = recorded.get(seq, event.hash)
+        after = by_seq.get(seq + 1)
+        if event.hash == old:
             continue
-        if i + 1 < len(events) and events[i + 1].hash != recorded[i + 1]:
-            old, new = recorded[i].encode(), event.hash.encode()
-            if ev.leaf_hash(events[i + 1].leaf.replace(old, new)) == recorded[i + 1]:
+        if after and after.hash != (known := recorded.get(seq + 1, after.hash)):
+            mended = after.leaf.replace(old.encode(), event.hash.encode())
+            if ev.leaf_hash(mended) == known:
                 continue  # the successor's `prev` was altered, not this event
-        yield event.seq, recorded[i], event.hash
+        yield seq, old, event.hash
+    if recorded.get(0, ev.GENESIS) != ev.GENESIS and 1 in by_seq:
+        yield 1, ev.GENESIS, recorded[0]

@@ -13,9 +13,9 @@ cut and stored in the same way, level by level, so that a root stays small too.
 
 Where a cut falls depends on the bytes around it and on where the last one fell, never on a counter
 of the whole, so equal stretches fall into the same chunks soon after they begin. Cuts are sought at
-C speed: right before a ``}`` or ``}]`` with a comma behind it, which is where messages, tool calls
-and rows of JSON end (before the brace, so that a last message is cut like one with a successor);
-failing that at the end of a line; failing that after CHUNK_BYTES_MAX.
+C speed: right before ``},`` or ``}],`` or ``}]}``, which is where messages, tool calls and rows of
+JSON end (before the brace, so that a last message is cut like one with a successor); failing that
+at the end of a line; failing that after CHUNK_BYTES_MAX.
 
 Invariants: the exact bytes come back; a chunk's bytes never change and are never removed, so what
 is known of a committed chunk stays true.
