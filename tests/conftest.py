@@ -109,6 +109,16 @@ class Stage:
         """Begin a task that goes on whenever the stage runs something."""
         return self._runner.get_loop().create_task(coroutine)
 
+    def until(self, holds):
+        """Run what was begun until something holds."""
+
+        async def wait():
+            async with asyncio.timeout(20):
+                while not holds():  # noqa: ASYNC110 - whatever it is that holds
+                    await asyncio.sleep(0.001)
+
+        self.run(wait())
+
     def app(self, *agents, store=None):
         app = hf.App(
             store or self.store, agents or self.agents, clock=self.clock, entropy=self.entropy

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         version_guard,
     )
     from holdfast.app import App, SyncClient, connect, run
-    from holdfast.client import Client
+    from holdfast.client import Client, Retracted
     from holdfast.core.retry import Retry
     from holdfast.errors import (
         AgentUnknown,
@@ -84,7 +84,7 @@ _HOMES = {
         "version_guard",
     ],
     "holdfast.app": ["App", "SyncClient", "connect", "run"],
-    "holdfast.client": ["Client"],
+    "holdfast.client": ["Client", "Retracted"],
     "holdfast.core.retry": ["Retry"],
     "holdfast.errors": [
         "AgentUnknown",
@@ -123,6 +123,7 @@ __all__ = [
     "NonDurableWarning",
     "NotDone",
     "NotInRun",
+    "Retracted",
     "Retry",
     "RunConflict",
     "RunFailed",

@@ -149,10 +149,18 @@ class App:
         )
 
     async def advance(self, run: str) -> None:
-        """Advance a run, ready or not, and those it starts, until it ends or parks."""
+        """Advance a run, ready or not, and those it starts, until it ends or parks.
+
+        Raises:
+            StoreUnavailable: the store could not be written; nothing acknowledged is lost.
+        """
         if (await self.client.row(run)).status in ENDED:
             return
-        await self.worker(WorkerSettings(only_run=run), linger_s=0.2).run(until_idle=True)
+        worker = self.worker(WorkerSettings(only_run=run), linger_s=0.2)
+        await worker.run(until_idle=True)
+        ending = worker.endings.get(run)
+        if ending is not None and ending.kind == "unavailable" and ending.error is not None:
+            raise ending.error
 
 
 class Working:

@@ -8,11 +8,12 @@ under one id happens once.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from holdfast.core import events as ev
 from holdfast.core.codec import Codec, json_bytes
-from holdfast.core.events import Event
+from holdfast.core.events import Cause, Event
 from holdfast.core.limits import (
     MESSAGE_ID_CHARS_MAX,
     RUN_ID_CHARS_MAX,
@@ -33,11 +34,51 @@ from holdfast.errors import (
 from holdfast.ports import Clock, Entropy, Message, Store
 from holdfast.runtime.births import new_run
 
-__all__ = ["Client", "failure_of", "result_value"]
+__all__ = ["Client", "Retracted", "failure_of", "result_value"]
 
 POLL_S = 1.0
 READ_EVENTS = 500
 STUCK = frozenset({"in_doubt", "diverged"})
+
+
+class Retracted(NamedTuple):
+    """Values that a reader of a stream has seen and that no longer count."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    value: Any
+
+
+class _Emitted:
+    """Reads a stream's emitted values, and notices which of them were taken back."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Cause, tuple[str, int]] = {}
+        self._values: dict[tuple[str, int], list[int]] = {}
+
+    def look(self, event: Event) -> _Shown | None:
+        """Return what a reader is to be shown for the stream's next event, if anything."""
+        match event.body:
+            case ev.StepEmitted(key, attempt):
+                self._parts[event.seq] = (key, attempt)
+            case ev.StreamEmitted():
+                for part in filter(None, map(self._parts.get, event.cause)):
+                    self._values.setdefault(part, []).append(event.seq)
+                return _Shown(json.loads(event.payload or b"null"))
+            case ev.StepStarted(key, _, attempt) if attempt > 1:
+                return self._retract(key, attempt - 1)
+            case ev.StepFailed(key, attempt, False):
+                return self._retract(key, attempt)
+            case _:
+                pass
+        return None
+
+    def _retract(self, key: str, attempt: int) -> _Shown | None:
+        seqs = self._values.pop((key, attempt), None)
+        return _Shown(Retracted(tuple(seqs))) if seqs else None
 
 
 class Client:
@@ -244,23 +285,33 @@ class Client:
     async def stream(self, run: str, *, after: int = 0, values: bool = True) -> AsyncIterator[Any]:
         """Follow a run: yield (seq, value) of what it emits, until it ends.
 
+        When a stream that the run had passed on was cut and is made again, what was emitted of it
+        no longer counts: (seq, ``Retracted``) names the seqs to forget.
+
         Args:
             run: The run.
             after: The seq to resume behind.
             values: Only emitted values; otherwise (seq, event) of every event.
         """
+        row = await self.row(run)
+        read = min(after, max(row.turn_seq - 1, 0))
+        emitted = _Emitted()
         while True:
-            ended = (await self.row(run)).status in ENDED
-            for event in await self._store.read(run, after=after, limit=READ_EVENTS):
-                after, ended = event.seq, False
+            for event in await self._store.read(run, after=read, limit=READ_EVENTS):
+                read = event.seq
+                shown = emitted.look(event)
+                if read <= after:
+                    continue
                 if not values:
-                    yield event.seq, event
-                elif isinstance(event.body, ev.StreamEmitted):
-                    yield event.seq, json.loads(event.payload or b"null")
-            if ended:
+                    yield read, event
+                elif shown is not None:
+                    yield read, shown.value
+            row = await self.row(run)
+            if row.seq > read:
+                continue
+            if row.status in ENDED:
                 return
-            if (await self.row(run)).seq <= after:
-                await self._store.changed(POLL_S)
+            await self._store.changed(POLL_S)
 
     async def state(self, run: str, *, at: int = 0) -> RunState:
         """Return the fold of a run's events, up to and including seq ``at`` unless 0.

@@ -251,6 +251,10 @@ class Store(Protocol):
         """Tell whether a claim would find a ready run, or a lost worker's runs to free."""
         ...
 
+    async def held(self, worker: str) -> list[Claim]:
+        """Return what a worker holds: what it was given if the answer to a claim was lost."""
+        ...
+
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
         """Return the unread messages with ``n > after`` to runs that this worker holds, by n.
 

@@ -1,7 +1,7 @@
 """A command line in this process, and a directory with agents to run.
 
 ``cli("ls", "--json")`` is ``holdfast ls --json`` run in an empty directory that holds ``desk.py``;
-it returns exit code, stdout and stderr. ``started`` starts the real command as a process.
+it returns exit code, stdout and stderr. ``processes`` starts the real command.
 """
 
 import json
@@ -152,58 +152,59 @@ def cli(desk):
     return run
 
 
-@pytest.fixture
-def started(desk):
-    """Start the command as a process of its own; what still runs at the end is killed."""
-    running = []
+class Processes:
+    """The command in processes of its own, and what they do to the world."""
 
-    def start(*args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "holdfast", *args]
+    def __init__(self, desk: Path) -> None:
+        self.desk = desk
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Start a command."""
         pipe = subprocess.PIPE
         env = os.environ | {"PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "holdfast", *args]
         process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=desk, text=True, env=env
+            command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.desk, text=True, env=env
         )
-        running.append(process)
+        self.running.append(process)
         return process
 
-    yield start
-    for process in running:
+    @staticmethod
+    def ended(process: subprocess.Popen[str]) -> Said:
+        """Wait for a process and return what it said."""
+        out, err = process.communicate(timeout=60)
+        return Said(process.returncode, out, err)
+
+    def run(self, *args: str) -> Said:
+        """Run a command to its end."""
+        return self.ended(self.start(*args))
+
+    def deeds(self) -> list[str]:
+        """Return what the effects have done, counted outside of holdfast."""
+        file = self.desk / "deeds"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def until(self, deed: str, times: int = 1) -> None:
+        """Wait for a deed to be done."""
+        for _ in range(2000):
+            if self.deeds().count(deed) >= times:
+                return
+            select.select([], [], [], 0.01)
+        raise AssertionError(f"{deed!r} was not done {times} times in 20 s: {self.deeds()}")
+
+
+@pytest.fixture
+def processes(desk):
+    """Processes; what still runs at the end is killed."""
+    made = Processes(desk)
+    yield made
+    for process in made.running:
         process.kill()
         process.communicate()
 
 
 @pytest.fixture
-def ended():
-    """Wait for a process and return what it said."""
-
-    def wait(process: subprocess.Popen[str]) -> Said:
-        out, err = process.communicate(timeout=60)
-        return Said(process.returncode, out, err)
-
-    return wait
-
-
-@pytest.fixture
-def until():
-    """Wait, by polling, for a condition that another process brings about."""
-
-    def wait(condition, what: str) -> None:
-        for _ in range(2000):
-            if condition():
-                return
-            select.select([], [], [], 0.01)
-        raise AssertionError(f"this did not happen in 20 s: {what}")
-
-    return wait
-
-
-@pytest.fixture
 def deeds(desk):
     """What the effects have done, counted outside of holdfast."""
-
-    def count() -> list[str]:
-        file = desk / "deeds"
-        return file.read_text().splitlines() if file.exists() else []
-
-    return count
+    return Processes(desk).deeds

@@ -15,7 +15,6 @@ from holdfast.cli.following import last_position
 from holdfast.cli.text import ago, clean, excerpt
 from holdfast.stores.memory import MemoryStore
 
-
 RUNS = [
     ("triage", "ticket-1", '{"ticket": "o-1"}'),
     ("triage", "ticket-2", '{"ticket": "bad"}'),

@@ -58,7 +58,7 @@ def test_the_list_shows_every_command():
 @pytest.mark.parametrize("name", COMMANDS_HERE)
 def test_every_command_is_run_by_a_test(name):
     sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    assert re.search(rf'\b(cli|started|main)\(\s*"{name}"', sources)
+    assert re.search(rf'\b(cli|store)\(\s*"{name}"', sources)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_a_command_that_lacks_a_package_says_which(cli, desk, monkeypatch):
     assert "'demo' needs 'no_such_package_here'. Hint: pip install 'holdfast[demo]'" in said.err
 
 
-def test_python_m_holdfast_is_the_command(started, ended):
-    said = ended(started("--version"))
+def test_python_m_holdfast_is_the_command(processes):
+    said = processes.run("--version")
     assert (said.code, said.out) == (0, f"holdfast {holdfast.__version__}\n")
 
 

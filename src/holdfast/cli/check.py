@@ -23,8 +23,8 @@ async def check_command(
 ) -> int:
     """Find what an agent does that a replay could not repeat.
 
-    Clocks, chance, I/O outside steps … The files are read, not run. Exits with 1 when something is found. A comment
-    `# holdfast: ignore[rule] reason` silences a rule on its line.
+    Clocks, chance, I/O outside of steps and more. The files are read, not run. Exits with 1 when
+    something is found. A comment `# holdfast: ignore[rule] reason` silences a rule on its line.
     """
     findings: list[Finding] = []
     for file in files:

@@ -1,6 +1,5 @@
 """`holdfast show RUN`: the five questions about a run, answered on one screen."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.cli.answers import Answers, answer
+from holdfast.cli.gist import gist
 from holdfast.cli.shell import RunArgument, Shell, command, find
-from holdfast.cli.text import ago, clean, count, grid, local, status_text
+from holdfast.cli.text import ago, clean, count, grid, local, shorten, status_text
 
 __all__ = ["show_command"]
 
@@ -56,8 +56,7 @@ def _title(answers: Answers, age: str) -> Text:
 
 
 def _said(value: Any, chars: int = 100) -> Text:
-    text = "" if value is None else clean(json.dumps(value, ensure_ascii=False))
-    return Text(text if len(text) <= chars else f"{text[: chars - 1]}…", style="green")
+    return Text("" if value is None else shorten(gist(value), chars), style="green")
 
 
 def _last(lines: Sequence[Any], what: str) -> tuple[list[RenderableType], Sequence[Any]]:
@@ -114,7 +113,7 @@ def _pending(shell: Shell, answers: Answers, run: str) -> list[RenderableType]:
         line = Text(f"unread message {clean(message['id'])}")
         line.append(f" topic {clean(message['topic'])}" if message["topic"] else "")
         line.append(f" from {clean(message['from'])}  ")
-        lines.append(line.append(clean(message["payload"])[:100], style="green"))
+        lines.append(line.append(shorten(message["payload"], 100), style="green"))
     return lines or [Text("nothing", style="dim")]
 
 

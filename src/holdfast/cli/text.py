@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.cli.gist import gist
 from holdfast.core import events as ev
 from holdfast.core.events import Cause, Event
 
@@ -30,6 +31,7 @@ __all__ = [
     "iso",
     "local",
     "payload_value",
+    "shorten",
     "status_text",
     "subject",
 ]
@@ -45,6 +47,10 @@ STYLES = {
     "running": "blue",
     "pending": "blue",
 }
+
+_EXCHANGES = (b'{"status":', b'{"method":')
+"""How payloads begin of which the gist is better than the beginning."""
+_PARSED_MAX = 1_000_000
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -64,7 +70,14 @@ def excerpt(payload: bytes | None, chars: int = 80) -> str:
     """Return the beginning of a payload in one line, empty when there is none."""
     if payload is None:
         return ""
-    text = clean(payload[: chars * 8].decode("utf-8", "replace"))
+    if payload.startswith(_EXCHANGES) and len(payload) <= _PARSED_MAX:
+        return shorten(gist(json.loads(payload)), chars)
+    return shorten(payload[: chars * 8].decode("utf-8", "replace"), chars)
+
+
+def shorten(text: str, chars: int) -> str:
+    """Return the beginning of a text in one line."""
+    text = clean(text[: chars * 8])
     return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 

@@ -20,6 +20,9 @@ from holdfast.core.events import Event
 __all__ = ["Fetch", "Link", "why"]
 
 Fetch: TypeAlias = Callable[[str, int], Awaitable[Event | None]]
+_NOBODY = ("reconcile", "drain")
+"""What settles a doubt without a person."""
+
 Place: TypeAlias = tuple[str, int]
 """A run and a seq."""
 
@@ -48,7 +51,7 @@ class Link:
         if self.event is None:
             return False
         body = self.event.body
-        said = isinstance(body, ev.StepResolved) and body.by != "reconcile"
+        said = isinstance(body, ev.StepResolved) and body.by not in _NOBODY
         return said or not self.causes
 
 

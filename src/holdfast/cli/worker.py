@@ -50,8 +50,8 @@ async def worker_command(
 ) -> int:
     """Carry on every run of the agents in these files.
 
-    Runs until a signal comes. SIGTERM and Ctrl-C drain: nothing new is begun, effects under way are finished, and the runs are
-    handed back for another worker.
+    Runs until a signal comes. SIGTERM and Ctrl-C drain: nothing new is begun, effects under way are
+    finished, and the runs are handed back for another worker.
     """
     with prints_to_stderr():
         codes = [load(file) for file in files]

@@ -52,8 +52,6 @@ class StepSpec:
     compensate: Callable[..., Any] | None = None
     retry: Retry = READ_RETRY
     timeout_s: float | None = None
-    raises_as_is: bool = False
-    """The body classifies its own failures, as the HTTP transport does."""
 
     def __post_init__(self) -> None:
         what = "tool" if self.is_tool else "step"

@@ -5,9 +5,11 @@ that nothing happened. ``verdict_of`` is the one place where that is decided.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from holdfast.core.failures import is_retryable
@@ -45,12 +47,15 @@ def verdict_of(error: BaseException, effect: str) -> Verdict:
         return "retry" if is_retryable(error) and _status(error) not in _REFUSED else "failed"
     if isinstance(error, NotDone):
         return "retry" if is_retryable(error) else "failed"
-    if isinstance(error, ConnectionRefusedError) or type(error).__name__ == "ConnectError":
+    if isinstance(error, ConnectionRefusedError) or type(error).__name__ in _NOT_SENT:
         return "retry"
     if _status(error) in _REFUSED:
         return "failed"
     return "unknown"
 
+
+_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+"""Exceptions of httpx's and its kin that are raised before a byte is sent."""
 
 _REFUSED = frozenset(range(400, 500)) - _MAYBE_DONE_4XX
 
@@ -67,13 +72,15 @@ def _status(error: BaseException) -> int:
     return next((c for c in candidates if isinstance(c, int) and 100 <= c < 600), 0)  # noqa: PLR2004 - HTTP
 
 
-def retry_after_s(error: BaseException) -> float:
-    """Return the Retry-After that an exception's response carries, in seconds, or 0."""
+def retry_after_s(error: BaseException, now_s: float) -> float:
+    """Return the Retry-After that an exception's response carries, in seconds from now, or 0."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        return max(0.0, float(headers.get("retry-after") or 0.0))
-    except (AttributeError, TypeError, ValueError):
-        return 0.0
+    with contextlib.suppress(AttributeError, TypeError, ValueError):
+        said = headers.get("retry-after") or "0"
+        if said.strip().isdigit() or "." in said:
+            return max(0.0, float(said))
+        return max(0.0, parsedate_to_datetime(said).timestamp() - now_s)
+    return 0.0
 
 
 async def call_step(
@@ -119,16 +126,33 @@ async def _invoke(spec: StepSpec, bound: dict[str, Any]) -> Any:
     return await loop.run_in_executor(None, lambda: context.run(spec.fn, *args, **kwargs))
 
 
-async def stream_step(spec: StepSpec, args: bytes, context: StepContext) -> AsyncIterator[bytes]:
-    """Run the body of a streaming step and yield its encoded parts."""
-    call_args, kwargs = spec.args.spread(spec.args.decode(args))
-    token = STEP.set(context)
-    try:
+async def stream_step(
+    spec: StepSpec,
+    args: bytes,
+    context: StepContext,
+    agent: str,
+    middleware: Sequence[Middleware],
+    *,
+    emit: Callable[[int, bytes], None],
+) -> bytes:
+    """Run the body of a streaming step, hand on its encoded parts, and return how many there were.
+
+    To middleware the number of parts is the result.
+    """
+    bound = spec.args.decode(args)
+    call_args, kwargs = spec.args.spread(bound)
+    STEP.set(context)  # this coroutine is a task of its own, so the context is too
+
+    async def body() -> int:
+        n = 0
         async with asyncio.timeout(spec.timeout_s):
             async for part in spec.fn(*call_args, **kwargs):
-                yield spec.result.encode(part)
-    finally:
-        STEP.reset(token)
+                n += 1
+                emit(n, spec.result.encode(part))
+        return n
+
+    call = StepCall(context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound)
+    return b"%d" % await _compose(call, middleware, body)
 
 
 async def call_reconcile(spec: StepSpec, args: bytes, context: StepContext) -> Any:

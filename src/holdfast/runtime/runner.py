@@ -58,6 +58,7 @@ class Runner:
         lease_holds: Callable[[], bool],
     ) -> None:
         self.run = claim.row.run
+        self.epoch = claim.epoch
         self.agent = agent
         self.settings = settings
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()

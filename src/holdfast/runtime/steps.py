@@ -242,7 +242,10 @@ class Steps:
 
     def _retry_later(self, key: str, error: BaseException) -> None:
         runner, step = self._runner, self._open(key)
-        wait_s = max(self._backoff_s(self._call(key), step), retry_after_s(error))
+        wait_s = max(
+            self._backoff_s(self._call(key), step),
+            retry_after_s(error, runner.settings.clock.now() / 1e6),
+        )
         due = runner.settings.clock.now() + int(wait_s * 1e6)
         body = ev.StepFailed(key, step.attempt, final=False, retry_at=due)
         runner.log.record(body, failure_bytes(error), (step.attempt_seq,))
@@ -283,13 +286,20 @@ class Steps:
 
     async def _stream(self, call: Call) -> bytes:
         assert call.spec is not None
-        step = self._open(call.key)
-        attempt, n = step.attempt, 0
-        async for part in stream_step(call.spec, call.args, self._context(call)):
-            n += 1
+        runner, attempt = self._runner, self._open(call.key).attempt
+
+        def emit(n: int, part: bytes) -> None:
             body = ev.StepEmitted(call.key, attempt, n)
-            self._runner.soon(lambda body=body, part=part: self._emitted(body, part))  # type: ignore[misc]  # bound now
-        return b"%d" % n
+            runner.soon(lambda: self._emitted(body, part))
+
+        return await stream_step(
+            call.spec,
+            call.args,
+            self._context(call),
+            runner.log.state.agent,
+            runner.settings.middleware,
+            emit=emit,
+        )
 
     def _emitted(self, body: ev.StepEmitted, part: bytes) -> None:
         if self._known(body.key):

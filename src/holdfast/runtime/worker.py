@@ -11,14 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from holdfast.core.specs import AgentSpec
+from holdfast.core.state import ENDED
 from holdfast.errors import Conflict, Fenced, StoreError, UsageError
-from holdfast.ports import Claim
+from holdfast.ports import Append, Claim
 from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.runner import Ending, Runner
 
 __all__ = ["Worker", "WorkerSettings"]
 
 _LOG = logging.getLogger("holdfast")
+LET_GO_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,14 @@ class Worker:
     _lease_ends_at: int = 0
     _trouble: str = ""
     _diverged: list[str] = field(default_factory=list)
+    """Diverged runs that have not been tried with this worker's code."""
     _mail_seen: int = 0
     _left: "asyncio.Future[None] | None" = None
+    _claim_lost: bool = False
+    """Whether a claim failed, and nobody knows if it was made."""
+    _failures: dict[str, int] = field(default_factory=dict)
+    """How often each run has left memory with an error, one time after the other."""
+    _letting_go: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for spec in self.agents:
@@ -99,6 +107,8 @@ class Worker:
         finally:
             self._stopped = True
             heartbeat.cancel()
+            for task in self._letting_go:
+                task.cancel()
             for runner in list(self._runners.values()):
                 runner.fence()
             await self._give_back()
@@ -193,6 +203,8 @@ class Worker:
         begun = asyncio.get_running_loop().time()
         now = self.settings.clock.now()
         try:
+            if self._claim_lost and await self._find_lost():
+                return True
             named = only if first else self._diverged.pop() if self._diverged else ""
             if not named and not await self.settings.store.ready(agents, now=now):
                 return False
@@ -207,12 +219,22 @@ class Worker:
             )
         except StoreError as error:
             self._note_trouble(error)
+            self._claim_lost = True
             return False
         self._trouble = ""
         self._leased_until(begun, now)
         for claim in claims:
             self._begin(claim)
         return bool(claims)
+
+    async def _find_lost(self) -> bool:
+        """Begin the runs that a claim gave us whose answer was lost."""
+        held = await self.settings.store.held(self.name)
+        self._claim_lost = False
+        lost = [claim for claim in held if claim.row.run not in {*self._runners, *self._failures}]
+        for claim in lost:
+            self._begin(claim)
+        return bool(lost)
 
     def _begin(self, claim: Claim) -> None:
         runner = Runner(
@@ -238,10 +260,41 @@ class Worker:
         self._stop_resting()
         if not self.worker_settings.only_run and len(self.endings) > 1000:  # noqa: PLR2004 - only a look back
             self.endings.clear()
+        if ending.error is None:
+            self._failures.pop(runner.run, None)
+            return
         if isinstance(ending.error, Fenced | Conflict):
             _LOG.warning("run %r: %s", runner.run, ending.error)
-        elif ending.error is not None:
+        else:
             self._note_trouble(ending.error, runner.run)
+            if self.worker_settings.only_run == runner.run:
+                self.drain()  # whoever waits for this run is to be told
+        task = asyncio.get_running_loop().create_task(self._let_go(runner.run, runner.epoch))
+        self._letting_go.add(task)
+        task.add_done_callback(self._letting_go.discard)
+
+    async def _let_go(self, run: str, epoch: int) -> None:
+        """Give back the lease of a run that left memory with an error, so that it can be claimed.
+
+        Not at once, and later each time: the fault may be the run's own.
+        """
+        failures = self._failures[run] = self._failures.get(run, 0) + 1
+        delay_s = min(self.worker_settings.poll_s * 2.0 ** min(failures - 1, 20), LET_GO_S_MAX)
+        store = self.settings.store
+        while not self._stopped:
+            await asyncio.sleep(delay_s)
+            try:
+                row = await store.row(run)
+                if row is not None and row.status not in ENDED:
+                    await store.append(Append(run, epoch, row.seq, (), row, release=True))
+            except Conflict:  # an append of ours was still on its way
+                continue
+            except Fenced:
+                return
+            except StoreError as error:
+                self._note_trouble(error, run)
+                continue
+            return
 
     def _stop_resting(self) -> None:
         if self._left is not None and not self._left.done():

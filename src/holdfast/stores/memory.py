@@ -184,6 +184,10 @@ class MemoryStore:
             if not held.worker and held.row.status not in ENDED and held.row.agent in agents
         )
 
+    async def held(self, worker: str) -> list[Claim]:
+        runs = self._runs.values()
+        return [Claim(held.row, held.epoch) for held in runs if held.worker == worker]
+
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
         arrived = [
             InboxMessage(n, message)

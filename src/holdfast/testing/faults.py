@@ -196,6 +196,9 @@ class FaultyStore:
             self._host.found_nothing()
         return ready
 
+    async def held(self, worker: str) -> list[Claim]:
+        return await self._do("held", lambda: self.inner.held(worker))
+
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
         return await self._do("mail", lambda: self.inner.mail(worker, after=after))
 

@@ -40,7 +40,11 @@ class Time:
     @property
     def loop_s(self) -> float:
         """The time of every loop, in seconds."""
-        return LOOP_BEGINS_S + self.passed_us / 1e6
+        return self.at(self.passed_us)
+
+    def at(self, passed_us: int) -> float:
+        """Return the time of every loop when so much time has passed."""
+        return LOOP_BEGINS_S + passed_us / 1e6
 
     def go_to(self, loop_s: float) -> None:
         """Let time pass until a loop's time."""

@@ -138,9 +138,7 @@ def _check_messages(left: Remains, messages: Sequence[Message]) -> None:
     unread = {(run, m.message.id) for run, inbox in left.unread.items() for m in inbox}
     order = {(m.to, m.id): n for n, m in enumerate(messages)}
     senders = {(m.to, m.id): m.sender for m in messages}
-    sent = {
-        (e.body.to, e.body.id) for _, e in left.log if isinstance(e.body, ev.MessageSent)
-    }
+    sent = {(e.body.to, e.body.id) for _, e in left.log if isinstance(e.body, ev.MessageSent)}
     assert sent <= order.keys(), f"never delivered: {sent - order.keys()}"
     for run, events in left.streams.items():
         taken: Counter[str] = Counter()

@@ -131,7 +131,7 @@ class PowerLoss:
         self._vfs.unregister()
 
     def cuts(self, seeds: Iterable[int]) -> Iterator[Cut]:
-        """Yield what the folder may hold after a cut, for every moment; see the function ``cuts``."""
+        """Yield what the folder may hold after a cut, for every moment; see ``cuts`` below."""
         return cuts(self.before, self.operations, seeds)
 
     def record(self, operation: Operation) -> None:

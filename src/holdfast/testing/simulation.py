@@ -92,6 +92,8 @@ class Process:
         self.stopped = False
         self.gone_at_us = -1
         """When it was killed or stopped."""
+        self.resumes_at_us = -1
+        """When it goes on, if it was stopped for a time."""
         self.resumed = False
         """Whether it has been stopped and has gone on since."""
         self.loop = HostLoop()
@@ -428,6 +430,12 @@ class Simulation:
         process.resumed = True
         process.loop.fire_due(self.time)
 
+    def stop_for(self, process: Process, us: int) -> None:
+        """Stop a process for a time, behind the callback that runs now."""
+        process.stopped = True
+        process.gone_at_us = self.time.passed_us
+        process.resumes_at_us = self.time.passed_us + us
+
     def run(self, until: Callable[[], bool]) -> None:
         """Let time pass until something is so.
 
@@ -444,43 +452,56 @@ class Simulation:
                 for process in ready:
                     process.run()
             if self.callbacks > CALLBACKS_MAX:
-                raise Stuck(
-                    f"{CALLBACKS_MAX} callbacks, and no end; the last points: {self.points[-8:]}"
-                )
+                raise Stuck(f"{CALLBACKS_MAX} callbacks, and no end; at last {self.points[-8:]}")
 
-    def run_to_the_end(self) -> None:
-        """Start a process, and another whenever it is killed, until one has finished."""
-        process = self.spawn()
-        while not process.finished or not process.alive:
-            self.run(lambda: process.finished or not process.alive)  # noqa: B023 - it returns before the next turn
-            if not process.alive:
+    def run_to_the_end(self, *, abreast: int = 1) -> None:
+        """Start processes, and another whenever one is killed, until all that live have finished."""
+        for _ in range(abreast):
+            self.spawn()
+
+        def over() -> bool:
+            return any(not p.alive for p in self.processes) or all(
+                p.finished for p in self.processes
+            )
+
+        while True:
+            self.run(over)
+            dead = [process for process in self.processes if not process.alive]
+            if not dead:
+                return
+            for process in dead:
                 process.bury()
-                process = self.spawn()
+                self.processes.remove(process)
+                self.spawn()
 
     def result(self) -> Any:
         """Return what the script of every process that has finished was told."""
         assert not self.broken, "; ".join(self.broken)
         told = []
         for process in self.processes:
-            if process.finished and process.alive:
-                process.main.result()
-                told.append(process.result)
+            process.main.result()
+            told.append(process.result)
         assert all(result == told[0] for result in told), f"two scripts were told {told}"
         return told[0]
 
     def bury_all(self) -> None:
         """Clear away all processes."""
         for process in self.processes:
-            if process.loop.is_running():
-                process.bury()
+            process.bury()
 
     def _advance(self) -> None:
         """Nothing can be done now: let time pass until a timer is due."""
         living = [p for p in self.processes if p.alive and not p.stopped]
         due = [timer[0] for p in living if (timer := p.loop.next_timer()) is not None]
+        due += [self.time.at(p.resumes_at_us) for p in self.processes if p.resumes_at_us > 0]
         if not due:
             raise Stuck("no process waits for anything that could come")
         self.time.go_to(min(due))
+        for process in self.processes:
+            if 0 < process.resumes_at_us <= self.time.passed_us:
+                process.resumes_at_us = -1
+                process.stopped = False
+                living.append(process)
         quiet_us = self.time.passed_us - self.watch.changed_at_us
         if quiet_us > QUIET_US and all(p.worker is None or p.worker.idle for p in living):
             self._jump(living[0])
@@ -500,7 +521,9 @@ class Simulation:
         if wake_at <= now and quiet_us >= STUCK_US:
             states = {row.run: row.status for row in rows}
             raise Stuck(f"nothing happens any more; the runs are {states}")
-        self.time.passed_us += max(0, wake_at - now)
+        if wake_at > now:
+            self.time.passed_us += wake_at - now
+            self.watch.changed_at_us = self.time.passed_us
 
     def rows(self) -> list[RunRow]:
         """Return all runs."""

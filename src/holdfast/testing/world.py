@@ -110,7 +110,7 @@ class World:
         stage = self._on_stage()
         context = self._context(stage)
         turn = stage.begins(context)
-        stage.point(f"before {kind} by {context.run} {context.key}")
+        stage.point(f"before deed {kind} by {context.run} {context.key}")
         fault = self._fault(kind, context)
         if fault == "lost":
             raise WorldError(f"{kind}: nothing was done")
@@ -130,7 +130,7 @@ class World:
                 stage.passed_us,
             )
             self.deeds.append(deed)
-        stage.point(f"behind {kind} by {context.run} {context.key}")
+        stage.point(f"behind deed {kind} by {context.run} {context.key}")
         if fault == "cut":
             raise WorldError(f"{kind}: the connection was reset")
         return deed.receipt

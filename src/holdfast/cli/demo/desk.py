@@ -86,9 +86,7 @@ async def desk(ticket: dict[str, str]) -> str:
     client = openai.AsyncOpenAI(
         api_key=key, base_url=use["url"], http_client=hf.async_http_client()
     )
-    ask = functools.partial(
-        client.chat.completions.create, model=use["model"], tools=hf.schemas()
-    )
+    ask = functools.partial(client.chat.completions.create, model=use["model"], tools=hf.schemas())
     messages: list[Any] = [
         {"role": "system", "content": DESK_POLICY},
         {"role": "user", "content": json.dumps(ticket)},

@@ -1,6 +1,6 @@
 """The desk on holdfast, and everything that is done to it: killed, paused, asked about its doubts.
 
-All runs are started at once; a fleet of workers carries them on. Whenever the shop holds back the
+Tickets come in a few at a time, each becomes a run, and a fleet of workers carries the runs on. Whenever the shop holds back the
 answer of a deed for which there is an ambush, whoever waits for it is killed or paused. A run that
 parks in doubt gets a person's word: the operator looks into the shop's outbox and says what is
 there.
@@ -24,7 +24,7 @@ import holdfast as hf
 from holdfast.cli.demo.accounts import Account, Side
 from holdfast.cli.demo.ambushes import Ambush
 from holdfast.cli.demo.desk import desk
-from holdfast.cli.demo.fleet import LEASE_S, Fleet, WorkerProcess
+from holdfast.cli.demo.fleet import LEASE_S, RUNS_MAX, Fleet, WorkerProcess
 from holdfast.cli.demo.ledger import Deed
 from holdfast.cli.demo.servers import ShopOffice
 from holdfast.cli.demo.tickets import Ticket
@@ -37,8 +37,11 @@ T = TypeVar("T")
 
 OPERATOR = "operator"
 WORKERS = 2
+OPEN_MAX = 6
+"""Tickets worked on at a time: two workers have room for them even if nobody's room gets free."""
 LOOK_S = 0.03
 FIND_S = 3.0
+SPARE_S = 3.0
 TAKEOVER_S = 20.0
 STOP_S = 0.03
 FREEZES_MAX = 200
@@ -50,6 +53,8 @@ TOOLS = {
     "email": "send_email",
 }
 """Deed → the tool that does it."""
+
+assert OPEN_MAX <= WORKERS * RUNS_MAX
 
 DEEDS = {
     "refund": "refunded",
@@ -97,6 +102,7 @@ class DeskSide:
         self._client: hf.Client
         self._to_pause = next((a.ticket for a in ambushes if a.then == "pause"), "")
         self._pause_is_over = not self._to_pause
+        self._pausing = False
         self._held: dict[tuple[str, str], Mapping[str, Any]] = {}
         """(run, tool) → the shop's answer that is held back, of the strikes under way."""
         self._settled: set[tuple[str, str, int]] = set()
@@ -112,16 +118,22 @@ class DeskSide:
         holds = {await self._office.arm(ambush): ambush for ambush in self._ambushes}
         async with hf.App(self.store, agents=[desk]) as app:
             self._client = app.client
-            for ticket in self._tickets:
-                await app.client.start(desk, ticket.message(), id=ticket.id)
             await self._fleet.fill()
             try:
                 async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._open_tickets())
                     tasks.create_task(self._follow(app.store, tasks))
                     tasks.create_task(self._hunt(holds, tasks))
             finally:
                 await self._fleet.end()
         self.side.seconds = time.monotonic() - begun
+
+    async def _open_tickets(self) -> None:
+        """Start a run per ticket, a few at a time, as tickets come in."""
+        for place, ticket in enumerate(self._tickets):
+            while place - len(self.side.finished) >= OPEN_MAX:
+                await asyncio.sleep(LOOK_S)
+            await self._client.start(desk, ticket.message(), id=ticket.id)
 
     async def _follow(self, store: Any, tasks: asyncio.TaskGroup) -> None:
         """Read the log behind the workers; call the operator when a run parks in doubt."""
@@ -181,10 +193,12 @@ class DeskSide:
         worker = await self._wait_for(lambda: self._fleet.at(run, tool), FIND_S)
         if ambush.then == "pause":
             if worker is not None:
+                self._pausing = True
                 await self._pause(worker, run)
-            self._pause_is_over = True
-        if worker is not None and self._is_to_be_paused(worker):
-            await self._wait_for(lambda: self._pause_is_over, TAKEOVER_S)
+            self._pause_is_over, self._pausing = True, False
+        if worker is not None and ambush.then != "pause":
+            await self._wait_for(lambda: not self._is_to_be_paused(worker), SPARE_S)
+            await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
             worker = self._fleet.at(run, tool)
         if ambush.then != "kill":
             await self._office.release(held["hold"])
@@ -209,11 +223,11 @@ class DeskSide:
     async def _make_up(self, run: str) -> None:
         """Kill whoever is at a run, or at any if that has ended, at some moment."""
         await asyncio.sleep(self._chance.uniform(0.05, 0.3))
+        await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
         while not self.finished:
             for worker in self._fleet.workers:
                 at_it = run in worker.spoke_of or self.accounts[run].ended
-                spared = not self._has_work(worker) or self._is_to_be_paused(worker)
-                if at_it and not spared and await self._kill(worker):
+                if at_it and self._has_work(worker) and await self._kill(worker):
                     self._tell(run, f"worker {worker.number} killed, wherever it was")
                     return
             await asyncio.sleep(LOOK_S)
@@ -246,7 +260,9 @@ class DeskSide:
             return
         account = self.accounts[run]
         epoch, outcomes = account.epoch, account.outcomes
-        self._tell(run, f"worker {worker.number} paused in a refund, beyond its lease of {LEASE_S} s")
+        self._tell(
+            run, f"worker {worker.number} paused in a refund, beyond its lease of {LEASE_S} s"
+        )
         await self._fleet.fill()
 
         def taken_over() -> bool:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Fleet", "WorkerProcess"]
+__all__ = ["LEASE_S", "RUNS_MAX", "Fleet", "WorkerProcess"]
 
 READY_S = 30.0
 LEASE_S = 1.5
-RUNS_MAX = 3
+RUNS_MAX = 4
 
 
 class WorkerProcess:
@@ -111,7 +111,9 @@ class Fleet:
     def at(self, run: str, tool: str) -> WorkerProcess | None:
         """Return the worker that is at a step of this tool now, if one is awake and is."""
         for worker in self.workers:
-            if not worker.paused and any(r == run and key.startswith(f"{tool}#") for r, key in worker.under_way):
+            if not worker.paused and any(
+                r == run and key.startswith(f"{tool}#") for r, key in worker.under_way
+            ):
                 return worker
         return None
 

@@ -1,5 +1,7 @@
 """The plain loop, killed where the desk on holdfast is killed, and started again each time.
 
+Two processes share its tickets, as two workers share the other desk's.
+
 Invariant: it is never killed more often than there are ambushes, nor elsewhere.
 """
 
@@ -20,6 +22,7 @@ from holdfast.cli.demo.tickets import Ticket, write_messages
 
 __all__ = ["NaiveSide"]
 
+LANES = 2  # as many processes as the other desk has workers
 STARTS_MAX = 500
 GONE_S = 2.0
 
@@ -29,7 +32,7 @@ class NaiveSide:
 
     Args:
         folder: Where it keeps what it has done.
-        tickets: The tickets, worked on one after the other.
+        tickets: The tickets.
         ambushes: Where to strike.
         office: The back office of its own shop.
         shop, model: The URLs that it is given.
@@ -50,59 +53,44 @@ class NaiveSide:
         log: IO[bytes],
     ) -> None:
         self.side = Side()
-        self._folder = folder
-        self._tickets = tickets
-        self._ambushes = ambushes
         self._office = office
-        self._done = folder / "done"
+        self._ambushes = ambushes
+        self._lanes = [
+            _Lane(folder / f"lane{number}", tickets[number::LANES], shop, model)
+            for number in range(min(LANES, len(tickets)))
+        ]
         self._environment = dict(environment)
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
-        self._command = (
-            *(sys.executable, "-m", "holdfast.cli.demo.naive", "--shop", shop, "--model", model),
-            *("--tickets", str(folder / "tickets.json"), "--done", str(self._done)),
-        )
 
     async def work(self) -> None:
-        """Run the loop, killed again and again, until it has no ticket left.
+        """Run the loops, killed again and again, until they have no ticket left.
 
         Raises:
-            RuntimeError: it ends badly by itself each time.
+            RuntimeError: one ends badly by itself each time.
         """
         begun = time.monotonic()
-        write_messages(self._folder / "tickets.json", self._tickets)
         holds = {await self._office.arm(ambush): ambush for ambush in self._ambushes}
         hunt = asyncio.create_task(self._hunt(holds))
         try:
-            for _ in range(STARTS_MAX):
-                self._process = await self._start()
-                ended = await self._process.wait()
-                self._look()
-                if ended == 0:
-                    break
-            else:
-                raise RuntimeError(f"the plain loop was started {STARTS_MAX} times to no end")
+            async with asyncio.TaskGroup() as tasks:
+                for lane in self._lanes:
+                    tasks.create_task(self._work(lane))
         finally:
             hunt.cancel()
-            if self._process is not None and self._process.returncode is None:
-                self._process.kill()
+            for lane in self._lanes:
+                lane.kill()
+        self._look()
         self.side.seconds = time.monotonic() - begun
 
     def notes(self) -> list[Deed]:
-        """Return the notes that it keeps, one JSON object a line."""
-        path = self._done.with_name(f"{self._done.name}.notes")
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        return [Deed(n["kind"], n["order"], n["details"]) for n in map(json.loads, lines)]
+        """Return the notes that were kept, one JSON object a line."""
+        return [note for lane in self._lanes for note in lane.notes()]
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=self._log,
-            env=self._environment,
-            start_new_session=True,
-        )
+    async def _work(self, lane: "_Lane") -> None:
+        for _ in range(STARTS_MAX):
+            if await lane.run(self._environment, self._log) == 0:
+                return
+        raise RuntimeError(f"the plain loop was started {STARTS_MAX} times to no end")
 
     async def _hunt(self, holds: Mapping[int, Ambush]) -> None:
         seen = 0
@@ -116,12 +104,8 @@ class NaiveSide:
         if ambush.then != "kill":
             await self._office.release(held["hold"])
             await asyncio.sleep(ambush.delay_s)
-        if ambush.then == "pause":
-            return  # nobody would take over from it
-        process = self._process
-        assert process is not None
-        if process.returncode is None:
-            process.send_signal(signal.SIGKILL)
+        lane = next(lane for lane in self._lanes if ambush.ticket in lane.tickets)
+        if ambush.then != "pause" and lane.kill():  # nobody would take over what is paused
             self.side.kills += 1
             struck = self.side.killed
             struck[ambush.ticket] = struck.get(ambush.ticket, 0) + 1
@@ -129,6 +113,49 @@ class NaiveSide:
                 self.side.kills_in_window += await self._office.is_gone(held["n"], GONE_S)
 
     def _look(self) -> None:
-        """See which tickets it believes to be done."""
-        if self._done.exists():
-            self.side.finished = set(self._done.read_text("utf-8").split())
+        """See which tickets are believed to be done."""
+        self.side.finished = {ticket for lane in self._lanes for ticket in lane.finished()}
+
+
+class _Lane:
+    """One loop and its share of the tickets."""
+
+    def __init__(self, folder: Path, tickets: Sequence[Ticket], shop: str, model: str) -> None:
+        folder.mkdir()
+        write_messages(folder / "tickets.json", tickets)
+        self.tickets = {ticket.id for ticket in tickets}
+        self._done = folder / "done"
+        self._process: asyncio.subprocess.Process | None = None
+        self._command = (
+            *(sys.executable, "-m", "holdfast.cli.demo.naive", "--shop", shop, "--model", model),
+            *("--tickets", str(folder / "tickets.json"), "--done", str(self._done)),
+        )
+
+    async def run(self, environment: Mapping[str, str], log: IO[bytes]) -> int:
+        """Start the process and return its exit code when it has ended."""
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+        return await self._process.wait()
+
+    def kill(self) -> bool:
+        """Kill the process, unless it has ended."""
+        if self._process is None or self._process.returncode is not None:
+            return False
+        self._process.send_signal(signal.SIGKILL)
+        return True
+
+    def finished(self) -> list[str]:
+        """Return the tickets that it believes to be done."""
+        return self._done.read_text("utf-8").split() if self._done.exists() else []
+
+    def notes(self) -> list[Deed]:
+        """Return the notes that it keeps."""
+        path = self._done.with_name(f"{self._done.name}.notes")
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [Deed(n["kind"], n["order"], n["details"]) for n in map(json.loads, lines)]

@@ -15,7 +15,7 @@ import apsw
 from holdfast.core.events import Event, open_leaf
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
-from holdfast.ports import InboxMessage, Message
+from holdfast.ports import Claim, InboxMessage, Message
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
@@ -57,6 +57,9 @@ class Queries:
     def latest(self) -> int:
         """Return the largest inbox number, 0 for none."""
         return int(self._all(sql.LATEST, ())[0][0])
+
+    def held(self, worker: str) -> list[Claim]:
+        return [Claim(RunRow(*row), epoch) for epoch, *row in self._all(sql.HELD, (worker,))]
 
     def mail(self, worker: str, after: int) -> tuple[int, list[InboxMessage]]:
         latest = self.latest()

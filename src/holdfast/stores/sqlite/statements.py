@@ -14,6 +14,7 @@ __all__ = [
     "FORGET",
     "FREE",
     "HEARTBEAT",
+    "HELD",
     "KNOWN",
     "LATEST",
     "LEASE",
@@ -113,6 +114,7 @@ RETURNING epoch, @FIELDS""")
 # Reads. ROWS gets its conditions where it is used.
 ROW = _sql("SELECT @FIELDS FROM run WHERE id = ?")
 ROWS = _sql("SELECT @FIELDS FROM run WHERE @CONDITIONS ORDER BY created_at DESC, id DESC LIMIT ?")
+HELD = _sql("SELECT epoch, @FIELDS FROM run WHERE worker = ? ORDER BY id")
 EVENTS = """
 SELECT leaf, salt, form, payload FROM event
 WHERE run = (SELECT n FROM run WHERE id = ?) AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""

@@ -168,6 +168,9 @@ class SqliteStore:
     async def ready(self, agents: Sequence[str], *, now: int) -> bool:
         return self._near.ready(agents, now)
 
+    async def held(self, worker: str) -> list[Claim]:
+        return await self._read_far(self._far.held, worker)
+
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
         latest = self._near.latest()
         if latest <= after:

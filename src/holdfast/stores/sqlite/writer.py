@@ -20,6 +20,7 @@ it reports; a caller that stops waiting changes nothing.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ __all__ = ["Writer"]
 
 LOG_PAGES_MIN = 1_000
 """How long the write-ahead log grows before it is carried over; SQLite's own choice."""
+
+OTHERS_S = 0.1
+GIVE_WAY_S = 0.002
 
 _OF_THE_JOB = (
     apsw.BindingsError,
@@ -88,6 +92,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._log_pages = 0
+        self._others_seen: object = None
+        self._others_at = -1.0
         connection.set_wal_hook(self._count_log_pages)  # in place of SQLite's own checkpoints
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = None if inline else Thread(target=self._work, name="holdfast", daemon=True)
@@ -147,6 +153,7 @@ class Writer:
             with suppress(RuntimeError):  # the loop has gone, and whoever waited with it
                 self._loop.call_soon_threadsafe(self._settle, group, answers)
             self._checkpoint()
+            self._give_way()
 
     def _commit(self, group: Sequence[_Job]) -> list[Any]:
         """Run jobs in one transaction and return an answer each: a value or an exception."""
@@ -178,6 +185,17 @@ class Writer:
     def _count_log_pages(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._log_pages = pages
         return apsw.SQLITE_OK
+
+    def _give_way(self) -> None:
+        """Let other processes write, if there are any: SQLite hands its lock to no one in turn."""
+        with suppress(apsw.Error):
+            ((seen,),) = self._connection.execute("PRAGMA data_version").fetchall()
+            now = time.monotonic()
+            if seen != self._others_seen:
+                self._others_seen = seen
+                self._others_at = now
+            if now - self._others_at < OTHERS_S:
+                time.sleep(GIVE_WAY_S)
 
     def _checkpoint(self) -> None:
         """Carry the write-ahead log over into the file, when it has grown long enough."""

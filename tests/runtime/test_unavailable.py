@@ -1,0 +1,68 @@
+"""A store that cannot write for a while costs time, not runs.
+
+Goal: a run whose append failed is taken up again by the same worker once the store is back, and a
+script that advances one run is told. Method: a memory store that refuses some appends.
+"""
+
+import asyncio
+
+import pytest
+
+import holdfast as hf
+from holdfast.errors import StoreUnavailable
+from holdfast.ports import Append
+from holdfast.stores.memory import MemoryStore
+
+DONE: list[int] = []
+
+
+@hf.tool(effect="idempotent")
+async def deed(n: int) -> int:
+    DONE.append(n)
+    return n
+
+
+@hf.agent
+async def job(n: int) -> int:
+    return await deed(n) + await deed(n + 1)
+
+
+class FullDisk(MemoryStore):
+    """Refuses appends number ``first`` to ``last``."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self._count = 0
+        self._refused = range(first, last + 1)
+
+    def append(self, change: Append):
+        self._count += 1
+        if self._count in self._refused:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(StoreUnavailable("the disk is full; nothing was written"))
+            return failed
+        return super().append(change)
+
+
+def test_a_worker_takes_a_run_up_again_when_the_store_is_back():
+    DONE.clear()
+
+    async def main() -> None:
+        async with hf.App(FullDisk(2, 4), agents=[job]) as app:
+            await app.client.start(job, 1, id="r")
+            worker = app.worker(hf.WorkerSettings(poll_s=0.01), linger_s=0)
+            await worker.run(until_idle=True)
+            assert await app.client.result("r") == 3
+
+    asyncio.run(main())
+    assert set(DONE) == {1, 2}
+
+
+def test_a_script_is_told_and_may_try_again():
+    async def main() -> None:
+        async with hf.App(FullDisk(2, 2), agents=[job]) as app:
+            with pytest.raises(StoreUnavailable, match="disk is full"):
+                await app.run(job, 1, id="r")
+            assert await app.run(job, 1, id="r") == 3
+
+    asyncio.run(main())
