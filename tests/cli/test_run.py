@@ -16,6 +16,13 @@ def test_the_result_is_json_on_stdout_and_prints_are_not(cli):
     assert "refunding o-1" in said.err
 
 
+def test_what_a_file_prints_while_it_is_loaded_is_not_on_stdout(cli, desk):
+    (desk / "loud.py").write_text("from desk import price\nprint('loading')\n")
+    said = cli("run", "loud.py:price", "--input", "1")
+    assert said.json == 11
+    assert said.err.startswith("loading\n")
+
+
 def test_json_tells_run_and_status_as_well(cli):
     said = cli("run", "desk.py:price", "--id", "p", "--input", "7", "--json")
     assert said.json == {"run": "p", "agent": "price", "status": "succeeded", "result": 71}

@@ -1,7 +1,7 @@
 """A diverged run waits for its code, not for a person to wake it.
 
-Goal: after the code is mended and the worker started again, the run carries on; with the same code it
-parks again, and neither spins nor grows. Method: the same agent's name with three bodies, on one store.
+Goal: after the code is mended and the worker started again, the run carries on; with the same code
+it parks again, and neither spins nor grows. Method: one agent's name with two bodies, on one store.
 """
 
 import asyncio

@@ -23,6 +23,7 @@ import pytest
 import holdfast as hf
 from holdfast.core import events as ev
 from holdfast.core.specs import spec_of
+from holdfast.errors import StoreRefused
 from holdfast.ports import Append, Message
 from holdfast.runtime.context import STEP
 from holdfast.runtime.steps import Steps
@@ -372,6 +373,37 @@ def test_a_file_whose_creation_was_cut_off_is_created_anew(tmp_path: Path):
         assert await survive_all(disk, deeds, tmp_path / "b", range(12)) > 100
 
     run(main())
+
+
+def test_nothing_of_a_torn_header_is_in_the_file_created_anew(tmp_path: Path):
+    """SQLite takes the page size and more from the header before it undoes what it belongs to."""
+
+    async def main():
+        disk, deeds = await recorded(tmp_path / "a", nothing)
+        half_made = next(c for c in disk.cuts([1]) if c.files.get(NAME, b"").startswith(b"SQL"))
+        page = half_made.files[NAME]
+        for n in range(16, 100, 4):
+            for rubbish in (b"\0", b"\2", b"\xa5"):
+                torn = page[:n] + rubbish * (100 - n) + page[100:]
+                files = half_made.files | {NAME: torn}
+                await survive(replace(half_made, files=files), tmp_path / "b", deeds)
+
+    run(main())
+
+
+def test_another_programs_file_beside_a_torn_log_stays_as_it_is(tmp_path: Path):
+    path = tmp_path / NAME
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("CREATE TABLE theirs (id TEXT)")
+    theirs = path.read_bytes()
+    (tmp_path / f"{NAME}-journal").write_bytes(bytes.fromhex("d9d505f920a163d7") + bytes(504))
+
+    async def main():
+        with pytest.raises(StoreRefused, match="another program"):
+            await SqliteStore.open(path)
+
+    run(main())
+    assert path.read_bytes() == theirs
 
 
 # The same checks fail where they should.

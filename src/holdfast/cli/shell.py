@@ -200,7 +200,7 @@ async def find(app: App, text: str) -> str:
     if await app.store.row(text) is not None:
         return text
     rows = await app.store.rows(prefix=text, limit=PREFIX_RUNS_MAX)
-    found = [row.run for row in rows]
+    found = [row.run for row in rows if not row.parent.startswith(text)]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -106,6 +106,7 @@ UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """(type, v) of an older form → the function that turns its leaf object into that of v + 1."""
 
 _VERSION = 1
+_decode = json.JSONDecoder().decode
 _quoted = json.encoder.encode_basestring
 _encode = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
@@ -253,7 +254,7 @@ def decode_leaf(leaf: bytes) -> dict[str, Any]:
         know.
     """
     try:
-        facts: dict[str, Any] = json.loads(leaf)
+        facts: dict[str, Any] = _decode(leaf.decode())
         kind, version = facts["type"], facts["v"]
         while version != _VERSION and (upcast := UPCASTS.get((kind, version))):
             facts = upcast(facts)
@@ -278,14 +279,17 @@ def open_leaf(leaf: bytes, *, payload: bytes | None = None, salt: bytes | None =
     facts = decode_leaf(leaf)
     kind = facts["type"]
     try:
-        body: Body = BODIES[kind](**{name: facts[name] for name in BODY_FIELDS[kind]})
+        body: Body = BODIES[kind](*[facts[name] for name in BODY_FIELDS[kind]])
+        cause = facts["cause"]
+        if len(cause) != 1 or not isinstance(cause[0], int):
+            cause = [c if isinstance(c, int) else (c[0], c[1]) for c in cause]
         return Event(
             facts["run"],
             facts["seq"],
             facts["at"],
             facts["epoch"],
             facts["agent"],
-            tuple(c if isinstance(c, int) else (c[0], c[1]) for c in facts["cause"]),
+            tuple(cause),
             body,
             facts["prev"],
             leaf,

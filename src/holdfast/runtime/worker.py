@@ -75,7 +75,8 @@ class Worker:
     """Whether a claim failed, and nobody knows if it was made."""
     _failures: dict[str, int] = field(default_factory=dict)
     """How often each run has left memory with an error, one time after the other."""
-    _letting_go: "set[asyncio.Task[None]]" = field(default_factory=set)
+    _letting_go: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
+    """Run → who gives it back after a while, for such runs."""
 
     def __post_init__(self) -> None:
         for spec in self.agents:
@@ -107,7 +108,7 @@ class Worker:
         finally:
             self._stopped = True
             heartbeat.cancel()
-            for task in self._letting_go:
+            for task in self._letting_go.values():
                 task.cancel()
             for runner in list(self._runners.values()):
                 runner.fence()
@@ -231,7 +232,8 @@ class Worker:
         """Begin the runs that a claim gave us whose answer was lost."""
         held = await self.settings.store.held(self.name)
         self._claim_lost = False
-        lost = [claim for claim in held if claim.row.run not in {*self._runners, *self._failures}]
+        known = {*self._runners, *self._letting_go}
+        lost = [claim for claim in held if claim.row.run not in known]
         for claim in lost:
             self._begin(claim)
         return bool(lost)
@@ -269,9 +271,8 @@ class Worker:
             self._note_trouble(ending.error, runner.run)
             if self.worker_settings.only_run == runner.run:
                 self.drain()  # whoever waits for this run is to be told
-        task = asyncio.get_running_loop().create_task(self._let_go(runner.run, runner.epoch))
-        self._letting_go.add(task)
-        task.add_done_callback(self._letting_go.discard)
+        give_back = self._let_go(runner.run, runner.epoch)
+        self._letting_go[runner.run] = asyncio.get_running_loop().create_task(give_back)
 
     async def _let_go(self, run: str, epoch: int) -> None:
         """Give back the lease of a run that left memory with an error, so that it can be claimed.
@@ -280,21 +281,27 @@ class Worker:
         """
         failures = self._failures[run] = self._failures.get(run, 0) + 1
         delay_s = min(self.worker_settings.poll_s * 2.0 ** min(failures - 1, 20), LET_GO_S_MAX)
-        store = self.settings.store
-        while not self._stopped:
+        await asyncio.sleep(delay_s)
+        while not await self._is_free(run, epoch):
             await asyncio.sleep(delay_s)
-            try:
-                row = await store.row(run)
-                if row is not None and row.status not in ENDED:
-                    await store.append(Append(run, epoch, row.seq, (), row, release=True))
-            except Conflict:  # an append of ours was still on its way
-                continue
-            except Fenced:
-                return
-            except StoreError as error:
-                self._note_trouble(error, run)
-                continue
-            return
+        if self._letting_go.get(run) is asyncio.current_task():
+            del self._letting_go[run]
+
+    async def _is_free(self, run: str, epoch: int) -> bool:
+        """Release a run unless it has ended or somebody else has it; False if that failed."""
+        store = self.settings.store
+        try:
+            row = await store.row(run)
+            if row is not None and row.status not in ENDED:
+                await store.append(Append(run, epoch, row.seq, (), row, release=True))
+        except Fenced:
+            return True
+        except Conflict:
+            return False  # an append of ours was still on its way
+        except StoreError as error:
+            self._note_trouble(error, run)
+            return False
+        return True
 
     def _stop_resting(self) -> None:
         if self._left is not None and not self._left.done():

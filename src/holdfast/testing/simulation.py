@@ -518,7 +518,8 @@ class Simulation:
         with process.loop.running():
             wake_at = at_once(process.inner.next_wake(agents))
         now = SimulatedClock(self.time).now()
-        if wake_at <= now and quiet_us >= STUCK_US:
+        stopped = any(process.stopped for process in self.processes)
+        if wake_at <= now and quiet_us >= STUCK_US and not stopped:
             states = {row.run: row.status for row in rows}
             raise Stuck(f"nothing happens any more; the runs are {states}")
         if wake_at > now:

@@ -40,7 +40,9 @@ LOG_PAGES_MIN = 1_000
 """How long the write-ahead log grows before it is carried over; SQLite's own choice."""
 
 OTHERS_S = 0.1
+"""For how long another process counts as writing once it has committed."""
 GIVE_WAY_S = 0.002
+"""How long to leave the lock to such a process; SQLite tries again for it every millisecond."""
 
 _OF_THE_JOB = (
     apsw.BindingsError,

@@ -1,0 +1,178 @@
+"""What people see of the demo: how it goes while it goes, and how it ended.
+
+``progress`` is drawn several times a second and fits a small terminal; ``closing`` is printed once:
+a row per ticket, the totals, both desks side by side, and what to try next.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from holdfast.cli.demo.accounts import Line, Side
+from holdfast.cli.demo.supervisor import Demo, Outcome, Report
+from holdfast.cli.text import count
+
+__all__ = ["closing", "progress", "watching"]
+
+FRAMES_PER_S = 6
+SHOWN_MAX = 9
+KIND_FROM_WIDTH = 104
+KILLED_FROM_WIDTH = 90
+
+
+@contextlib.asynccontextmanager
+async def watching(demo: Demo) -> AsyncIterator[None]:
+    """Draw the progress of a demo on stderr, if that is a terminal, for the length of a block."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    console = Console(stderr=True, highlight=False)
+    with Live(progress(demo), console=console, auto_refresh=False, transient=True) as live:
+
+        async def draw() -> None:
+            while True:
+                live.update(progress(demo), refresh=True)
+                await asyncio.sleep(1 / FRAMES_PER_S)
+
+        drawing = asyncio.create_task(draw())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+
+
+def progress(demo: Demo) -> RenderableType:
+    """Return how a demo is going."""
+    tickets = len(demo.tickets)
+    head = Text.assemble(
+        ("holdfast demo", "bold"),
+        (f"  {count(tickets, 'ticket')}, seed {demo.seed}, {demo.model}", "dim"),
+        (f"  {time.monotonic() - demo.begun:.0f} s", "dim"),
+    )
+    bars = Table.grid(padding=(0, 2))
+    for name, desk in (("on holdfast", demo.desk), ("plain loop", demo.naive)):
+        side = desk.side if desk is not None else Side()
+        finished = len(side.finished)
+        bars.add_row(
+            name,
+            ProgressBar(total=tickets, completed=finished, width=24),
+            f"{finished} of {tickets}",
+            _struck(side),
+        )
+    lines = [
+        Text.assemble((f"{at:5.1f} s  ", "dim"), (f"{ticket:<8}", "cyan"), text, no_wrap=True)
+        for at, ticket, text in demo.happenings[-SHOWN_MAX:]
+    ]
+    return Group(head, bars, Text(), *lines)
+
+
+def _struck(side: Side) -> Text:
+    text = Text(f"killed {count(side.kills, 'time')}")
+    if side.kills_in_window:
+        text.append(f", {side.kills_in_window} between deed and record", "yellow")
+    return text
+
+
+def closing(report: Report, commands: Sequence[str], width: int) -> list[RenderableType]:
+    """Return what came of a demo, for a terminal of so many columns."""
+    return [
+        _table(report, width),
+        Text(),
+        *_verdict("on holdfast", report.desk),
+        *_verdict("plain loop", report.naive),
+        Text(
+            "Deeds are counted in the ledgers of the two shops, which know nothing of the desks.",
+            "dim",
+        ),
+        Text(),
+        Text(f"All of it is in {report.folder}. Try:", "bold"),
+        *(Text(f"  {command}", no_wrap=True, overflow="ignore") for command in commands),
+        Text(
+            "Change a line of the desk.py there and replay again: the first request that differs"
+            " is shown.",
+            "dim",
+        ),
+    ]
+
+
+_Column = tuple[str, str]
+"""A heading and the attribute of `Line` below it."""
+
+_DESK: tuple[_Column, ...] = (
+    ("killed", "kills"),
+    ("wanted", "actions_wanted"),
+    ("done", "actions_done"),
+    ("twice", "twice"),
+    ("miss-\ning", "missing"),
+    ("doubts\nlooked up", "doubts_reconciled"),
+    ("doubts\nasked", "doubts_resolved"),
+    ("model\ncalls", "model_calls_paid"),
+    ("steps\nreplayed", "steps_replayed"),
+)
+_NAIVE: tuple[_Column, ...] = (
+    ("plain\ntwice", "twice"),
+    ("plain\nmissing", "missing"),
+    ("plain\nmodel", "model_calls_paid"),
+)
+
+
+def _table(report: Report, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
+    table.add_column("ticket", no_wrap=True)
+    if width >= KIND_FROM_WIDTH:
+        table.add_column("kind", no_wrap=True)
+    columns = _DESK if width >= KILLED_FROM_WIDTH else _DESK[1:]
+    for heading, _ in (*columns, *_NAIVE):
+        table.add_column(heading, justify="right", no_wrap=True)
+    plain = {line.ticket: line for line in report.naive.lines}
+    for line in report.desk.lines:
+        beside = plain.pop(line.ticket, None)
+        kind = [line.kind] if width >= KIND_FROM_WIDTH else []
+        table.add_row(line.ticket, *kind, *_cells(line, columns), *_cells(beside, _NAIVE))
+    for line in plain.values():  # deeds for orders that no ticket is about
+        kind = [""] if width >= KIND_FROM_WIDTH else []
+        table.add_row(line.ticket, *kind, *_cells(None, columns), *_cells(line, _NAIVE))
+    totals = report.as_json()
+    table.add_section()
+    table.add_row(
+        Text("total", "bold"),
+        *([""] if width >= KIND_FROM_WIDTH else []),
+        *(_cell(name, totals[name], bold=True) for _, name in columns),
+        *(_cell(name, totals["naive"][name], bold=True) for _, name in _NAIVE),
+    )
+    return table
+
+
+def _cells(line: Line | None, columns: Sequence[_Column]) -> list[Text]:
+    return [_cell(name, getattr(line, name) if line else None) for _, name in columns]
+
+
+def _cell(name: str, value: int | None, *, bold: bool = False) -> Text:
+    style = "bold " if bold else ""
+    if name in ("twice", "missing"):
+        style += "red" if value else "green"
+    elif not value:
+        style += "dim"
+    return Text("–" if value is None else str(value), style)
+
+
+def _verdict(name: str, outcome: Outcome) -> list[Text]:
+    side = outcome.side
+    lines = outcome.lines
+    wanted, done, twice, missing, stray = (
+        sum(getattr(line, field) for line in lines)
+        for field in ("actions_wanted", "actions_done", "twice", "missing", "stray")
+    )
+    text = Text(f"{name:<12}", "bold")
+    text.append_text(_struck(side).append("", ""))
+    return [text]
