@@ -136,6 +136,10 @@ class Stage:
     def tell(self, message, run="r", **kwargs):
         return self.run(self.client.message(run, message, **kwargs))
 
+    def mortal(self):
+        """The store, as seen by a process that can be killed by setting ``dead``."""
+        return Dying(self.store, write=0, made=False)
+
     def worker(self, *agents, store=None, lease_s=LEASE_S):
         """Make a worker that parks at once what waits."""
         settings = hf.WorkerSettings(lease_s=lease_s, poll_s=0.05)
@@ -169,6 +173,9 @@ class Stage:
 
     def status(self, run="r"):
         return self.row(run).status
+
+    def state(self, run="r"):
+        return self.run(self.client.state(run))
 
     def result(self, run="r", **kwargs):
         return self.run(self.client.result(run, timeout=1, **kwargs))

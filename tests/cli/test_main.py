@@ -9,7 +9,6 @@ import re
 import resource
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,6 @@ from holdfast.cli.main import COMMANDS, app
 
 HELP_S_MAX = 0.150
 IMPORT_S_MAX = 0.120
-COMMANDS_HERE = [
-    name
-    for name, (home, _) in COMMANDS.items()
-    if find_spec(f"holdfast.cli.{home.partition(':')[0]}") is not None
-]
 
 
 def helped(*args: str) -> str:
@@ -33,19 +27,18 @@ def helped(*args: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("name", COMMANDS_HERE)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_that_begins_as_the_list_of_commands_says(name):
     text = " ".join(helped(name).split())
     assert text.startswith(f"Usage: holdfast {name} ")
     assert COMMANDS[name][1] in text
 
 
-@pytest.mark.parametrize("name", COMMANDS_HERE)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_json_and_store(name):
     text = helped(name)
     assert "--json" in text
-    assert re.search(r"--store", text)
-    assert "HOLDFAST_STORE" in text
+    assert ("--store" in text and "HOLDFAST_STORE" in text) or name == "demo"  # makes its own
 
 
 def test_the_list_shows_every_command():
@@ -55,7 +48,7 @@ def test_the_list_shows_every_command():
         assert line in text
 
 
-@pytest.mark.parametrize("name", COMMANDS_HERE)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_run_by_a_test(name):
     sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert re.search(rf'\b(cli|store)\(\s*"{name}"', sources)

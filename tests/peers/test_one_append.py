@@ -26,8 +26,8 @@ TABLES = {"run": "UPDATE", "event": "INSERT", "inbox": "INSERT", "chunk": "INSER
 NOISE = random.Random(7).randbytes(8000).hex()  # long enough to be kept in chunks
 
 
-@hf.tool(effect="transactional")
-def pay(cents: int) -> str:
+@hf.tool(effect="idempotent")
+async def pay(cents: int) -> str:
     return f"paid {cents} {NOISE}"
 
 
@@ -38,7 +38,7 @@ async def child(n: int) -> int:
 
 @hf.agent
 async def mother() -> int:
-    pay(5)
+    await pay(5)
     hf.send("friend", "hello", topic="word")
     return await child(1)
 

@@ -502,6 +502,7 @@ class Simulation:
                 process.resumes_at_us = -1
                 process.stopped = False
                 living.append(process)
+                self.watch.changed_at_us = self.time.passed_us
         quiet_us = self.time.passed_us - self.watch.changed_at_us
         if quiet_us > QUIET_US and all(p.worker is None or p.worker.idle for p in living):
             self._jump(living[0])

@@ -59,6 +59,8 @@ class Account:
                     self.reconciled += 1
                 else:
                     self.resolved += 1
+            case _:
+                pass
         self.status = _status(self.status, body)
 
     @property

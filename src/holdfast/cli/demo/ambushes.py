@@ -21,6 +21,8 @@ __all__ = ["WINDOW_KILLS_MIN", "Ambush", "plan"]
 WINDOW_KILLS_MIN = 8
 WINDOW_SHARE = 0.6
 LATER_MS_MAX = 40
+WEIGHTS = {"refund": 4, "replacement": 2, "return_label": 2, "email": 1}
+"""How likely each deed is to be chosen: mostly those that a desk can find out about by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def plan(tickets: Sequence[Ticket], seed: int) -> list[Ambush]:
     ambushes = [] if paused is None else [_at(paused, "refund", "pause")]
     for ticket in tickets:
         kinds = [kind for kind in _kinds(ticket) if ticket is not paused or kind != "refund"]
-        kind = chance.choice(kinds)
+        (kind,) = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])
         # Nothing but the summary may be left to do after the e-mail: no time to kill later.
         if kind == "email" or chance.random() < WINDOW_SHARE:
             ambushes.append(_at(ticket, kind, "kill"))

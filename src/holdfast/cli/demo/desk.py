@@ -75,10 +75,9 @@ def note(ticket: str, text: str) -> str:
     return "noted"
 
 
-TOOLS = [lookup_order, lookup_payment, refund, ship_replacement, return_label, send_email, note]
-
-
-@hf.agent(tools=TOOLS)
+@hf.agent(
+    tools=[lookup_order, lookup_payment, refund, ship_replacement, return_label, send_email, note]
+)
 async def desk(ticket: dict[str, str]) -> str:
     """Handle one ticket; return what was done."""
     use = await settings()

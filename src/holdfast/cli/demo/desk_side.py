@@ -1,22 +1,24 @@
 """The desk on holdfast, and everything that is done to it: killed, paused, asked about its doubts.
 
-Tickets come in a few at a time, each becomes a run, and a fleet of workers carries the runs on. Whenever the shop holds back the
-answer of a deed for which there is an ambush, whoever waits for it is killed or paused. A run that
-parks in doubt gets a person's word: the operator looks into the shop's outbox and says what is
-there.
+Tickets come in a few at a time, each becomes a run, and a fleet of workers carries the runs on.
+Whenever the shop holds back the answer of a deed for which there is an ambush, whoever waits for it
+is killed or paused. A run that parks in doubt gets a person's word: the operator looks into the
+shop's outbox and says what is there.
 
-Invariants: nothing here tells the desk what to do; the only thing ever written to the log from here
-is the start of each run and the operator's word.
+Invariants: nothing here tells the desk what to do; the only things ever written to the log from
+here are the start of each run and the operator's word.
 """
 
 import asyncio
 import contextlib
 import json
+import math
 import random
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -40,6 +42,7 @@ WORKERS = 2
 OPEN_MAX = 6
 """Tickets worked on at a time: two workers have room for them even if nobody's room gets free."""
 LOOK_S = 0.03
+EVENTS_MAX = 1_000
 FIND_S = 3.0
 SPARE_S = 3.0
 TAKEOVER_S = 20.0
@@ -68,7 +71,7 @@ class DeskSide:
     """The desk that runs on holdfast.
 
     Args:
-        folder: Where its store ``holdfast.db`` is made.
+        store: Where its store is made, a file.
         tickets: The tickets, each a run of the same id.
         ambushes: Where to strike.
         office: The shop's back office.
@@ -80,7 +83,7 @@ class DeskSide:
 
     def __init__(
         self,
-        folder: Path,
+        store: Path,
         tickets: Sequence[Ticket],
         ambushes: Sequence[Ambush],
         office: ShopOffice,
@@ -90,13 +93,13 @@ class DeskSide:
         log: IO[bytes],
         tell: Callable[[str, str], None],
     ) -> None:
-        self.store = folder / "holdfast.db"
         self.side = Side()
         self.accounts = {ticket.id: Account() for ticket in tickets}
+        self._store = store
         self._tickets = tickets
         self._ambushes = ambushes
         self._office = office
-        self._fleet = Fleet(self.store, size=WORKERS, environment=environment, log=log)
+        self._fleet = Fleet(store, size=WORKERS, environment=environment, log=log)
         self._chance = random.Random(f"{seed}|strays")  # noqa: S311 - reproducible, not secret
         self._tell = tell
         self._client: hf.Client
@@ -116,7 +119,7 @@ class DeskSide:
         """Have all tickets worked on while the workers are struck, until all runs have ended."""
         begun = time.monotonic()
         holds = {await self._office.arm(ambush): ambush for ambush in self._ambushes}
-        async with hf.App(self.store, agents=[desk]) as app:
+        async with hf.App(self._store, agents=[desk]) as app:
             self._client = app.client
             await self._fleet.fill()
             try:
@@ -130,19 +133,27 @@ class DeskSide:
 
     async def _open_tickets(self) -> None:
         """Start a run per ticket, a few at a time, as tickets come in."""
-        for place, ticket in enumerate(self._tickets):
-            while place - len(self.side.finished) >= OPEN_MAX:
-                await asyncio.sleep(LOOK_S)
+        open_max = max(WORKERS, min(OPEN_MAX, len(self._tickets) // 4))
+        opened = 0
+
+        def has_room() -> bool:
+            return opened - len(self.side.finished) < open_max
+
+        for ticket in self._tickets:
+            await self._wait_for(has_room, math.inf)
+            opened += 1
             await self._client.start(desk, ticket.message(), id=ticket.id)
 
     async def _follow(self, store: Any, tasks: asyncio.TaskGroup) -> None:
         """Read the log behind the workers; call the operator when a run parks in doubt."""
         position = 0
         while not self.finished:
-            for position, event in await store.read_log(position, limit=1000):  # noqa: B007 - where to go on
+            for at, event in await store.read_log(position, limit=EVENTS_MAX):
+                position = at
                 self._take(event)
                 if isinstance(event.body, ev.RunParked) and event.body.status == "in_doubt":
                     tasks.create_task(self._operate(event.run))
+            self._fleet.check()
             await asyncio.sleep(LOOK_S)
 
     def _take(self, event: Event) -> None:
@@ -197,7 +208,7 @@ class DeskSide:
                 await self._pause(worker, run)
             self._pause_is_over, self._pausing = True, False
         if worker is not None and ambush.then != "pause":
-            await self._wait_for(lambda: not self._is_to_be_paused(worker), SPARE_S)
+            await self._wait_for(partial(self._may_be_struck, worker), SPARE_S)
             await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
             worker = self._fleet.at(run, tool)
         if ambush.then != "kill":
@@ -235,17 +246,16 @@ class DeskSide:
     def _has_work(self, worker: WorkerProcess) -> bool:
         return any(not self.accounts[run].ended for run in worker.spoke_of)
 
-    def _is_to_be_paused(self, worker: WorkerProcess) -> bool:
-        """Tell whether a worker is spared for now, since it is at the ticket of the pause."""
-        return not self._pause_is_over and self._to_pause in worker.spoke_of
+    def _may_be_struck(self, worker: WorkerProcess) -> bool:
+        """Tell whether a worker need not be spared for the pause."""
+        return self._pause_is_over or self._to_pause not in worker.spoke_of
 
     async def _kill(self, worker: WorkerProcess) -> bool:
         """Kill a worker, unless it is dead or paused, and start another."""
-        if worker.paused or not worker.alive:
+        if worker.paused or worker.killed:
             return False
         struck = [run for run in worker.spoke_of if not self.accounts[run].ended]
-        worker.paused = True  # nobody else's victim while it dies
-        await worker.end(signal.SIGKILL)
+        await worker.kill()
         self.side.kills += 1
         for run in struck:
             self.side.killed[run] = self.side.killed.get(run, 0) + 1
@@ -293,14 +303,14 @@ class DeskSide:
         return False
 
     def _is_sending(self, worker: WorkerProcess) -> bool:
-        """Tell whether a worker is at a ``once`` step whose deed the shop is not known to have done."""
+        """Tell whether a worker is at a ``once`` step that the shop may yet have to carry out."""
         return any(
             effect == "once" and (run, key.partition("#")[0]) not in self._held
             for (run, key), effect in worker.under_way.items()
         )
 
     def _is_writable(self) -> bool:
-        with contextlib.closing(sqlite3.connect(self.store, timeout=0.3)) as database:
+        with contextlib.closing(sqlite3.connect(self._store, timeout=0.3)) as database:
             try:
                 database.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:
@@ -311,7 +321,8 @@ class DeskSide:
     async def _wait_for(self, found: Callable[[], T], within_s: float) -> T:
         """Return what ``found`` returns as soon as that is true, or in the end whatever it is."""
         deadline = time.monotonic() + within_s
-        while not (value := found()) and time.monotonic() < deadline:
+        # Everything waited for happens in another process, of which only a look tells.
+        while not (value := found()) and time.monotonic() < deadline:  # noqa: ASYNC110 - see above
             await asyncio.sleep(LOOK_S / 3)
         return value
 

@@ -31,6 +31,7 @@ class WorkerProcess:
         self.number = number
         self.ready = False
         self.paused = False
+        self.killed = False
         self.under_way: dict[tuple[str, str], str] = {}
         """(run, step key) → effect contract, of the steps whose bodies run."""
         self.spoke_of: set[str] = set()
@@ -49,9 +50,10 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
-    async def end(self, number: signal.Signals) -> None:
-        """Send a signal that ends the process and wait until it has."""
-        self.send(number)
+    async def kill(self) -> None:
+        """Kill its process and wait until it has ended."""
+        self.killed = True
+        self.send(signal.SIGKILL)
         await self._process.wait()
         self.under_way.clear()
 
@@ -71,6 +73,8 @@ class WorkerProcess:
                     self.under_way.pop((run, step), None)
                 case "fenced":
                     self.fenced.add(run)
+                case _:
+                    raise AssertionError(f"worker {self.number} says {said}")
 
 
 class Fleet:
@@ -101,10 +105,22 @@ class Fleet:
         for _ in range(self._size - awake):
             await self._start()
 
+    def check(self) -> None:
+        """See that no worker has ended that nobody killed.
+
+        Raises:
+            RuntimeError: one has.
+        """
+        for worker in self._workers:
+            if not worker.alive and not worker.killed:
+                raise RuntimeError(
+                    f"worker {worker.number} ended by itself; {self._log.name} says why"
+                )
+
     async def end(self) -> None:
         """Kill all workers."""
         for worker in self.workers:
-            await worker.end(signal.SIGKILL)
+            await worker.kill()
         for task in self._listening:
             task.cancel()
 

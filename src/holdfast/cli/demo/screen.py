@@ -8,18 +8,17 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from holdfast.cli.demo.accounts import Line, Side
-from holdfast.cli.demo.supervisor import Demo, Outcome, Report
+from holdfast.cli.demo.supervisor import Demo, Report
 from holdfast.cli.text import count
 
 __all__ = ["closing", "progress", "watching"]
@@ -85,18 +84,20 @@ def _struck(side: Side) -> Text:
 
 def closing(report: Report, commands: Sequence[str], width: int) -> list[RenderableType]:
     """Return what came of a demo, for a terminal of so many columns."""
+    facts = report.as_json()
     return [
         _table(report, width),
         Text(),
-        *_verdict("on holdfast", report.desk),
-        *_verdict("plain loop", report.naive),
+        _verdict("on holdfast", facts),
+        _verdict("plain loop ", facts["naive"]),
         Text(
-            "Deeds are counted in the ledgers of the two shops, which know nothing of the desks.",
+            "Deeds are counted in the shops' own ledgers. A doubt is looked up where the shop can"
+            " tell (reconcile); else a person is asked.",
             "dim",
         ),
         Text(),
         Text(f"All of it is in {report.folder}. Try:", "bold"),
-        *(Text(f"  {command}", no_wrap=True, overflow="ignore") for command in commands),
+        *(f"  {command}" for command in commands),  # as text, so that no line is broken in two
         Text(
             "Change a line of the desk.py there and replay again: the first request that differs"
             " is shown.",
@@ -163,16 +164,33 @@ def _cell(name: str, value: int | None, *, bold: bool = False) -> Text:
         style += "red" if value else "green"
     elif not value:
         style += "dim"
-    return Text("–" if value is None else str(value), style)
+    return Text("-" if value is None else str(value), style)
 
 
-def _verdict(name: str, outcome: Outcome) -> list[Text]:
-    side = outcome.side
-    lines = outcome.lines
-    wanted, done, twice, missing, stray = (
-        sum(getattr(line, field) for line in lines)
-        for field in ("actions_wanted", "actions_done", "twice", "missing", "stray")
-    )
-    text = Text(f"{name:<12}", "bold")
-    text.append_text(_struck(side).append("", ""))
-    return [text]
+def _verdict(name: str, facts: Mapping[str, Any]) -> Table:
+    """Return one desk's totals in words."""
+    wrong = [
+        f"{facts[kind]} {words}"
+        for kind, words in (
+            ("twice", "done twice"),
+            ("missing", "missing"),
+            ("stray", "wanted by nobody"),
+        )
+        if facts[kind]
+    ]
+    verdict = Text(f"{facts['actions_done']} of {facts['actions_wanted']} actions done, ")
+    verdict.append(", ".join(wrong) or "each exactly once", "bold red" if wrong else "bold green")
+    took = f"; {facts['seconds']:.0f} s"
+    if facts["model_calls_paid"] is not None:
+        calls = (
+            f"{facts['model_calls_paid']} model calls paid, {facts['model_calls_needed']} needed"
+        )
+        took = f"; {calls}{took}"
+    blows = f"killed {count(facts['kills'], 'time')}"
+    blows += f", {facts['kills_in_doubt_window']} of them between a deed and its record"
+    if facts["zombies"]:
+        blows += f"; {count(facts['zombies'], 'zombie')} woke up and could change nothing"
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text(name, "bold"), verdict.append(took))
+    table.add_row("", Text(blows, "dim"))
+    return table

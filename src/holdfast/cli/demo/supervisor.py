@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +29,7 @@ from holdfast.cli.demo.ledger import Deed, deeds
 from holdfast.cli.demo.model import MODEL
 from holdfast.cli.demo.naive_side import NaiveSide
 from holdfast.cli.demo.servers import ShopOffice, start_model, start_shop
-from holdfast.cli.demo.tickets import Ticket, load_tickets
+from holdfast.cli.demo.tickets import load_tickets
 
 __all__ = ["LIMIT_S", "Demo", "Outcome", "Report"]
 
@@ -57,6 +57,7 @@ class Report:
 
     seed: int
     folder: Path
+    store: Path
     model: str
     desk: Outcome
     naive: Outcome
@@ -71,7 +72,7 @@ class Report:
         """Return all of it as JSON."""
         facts = side_json(self.desk.lines, self.desk.side)
         facts |= {"seed": self.seed, "model": self.model, "seconds_in_all": round(self.seconds, 1)}
-        facts |= {"directory": str(self.folder), "store": str(self.folder / "holdfast.db")}
+        facts |= {"directory": str(self.folder), "store": str(self.store)}
         return facts | {"naive": side_json(self.naive.lines, self.naive.side)}
 
 
@@ -99,12 +100,14 @@ class Demo:
 
     Args:
         folder: An empty directory.
+        store: Where the desk's store is made; ``holdfast.db`` in the folder by default.
         seed: Decides all faults and strikes.
         count: How many tickets.
     """
 
-    def __init__(self, folder: Path, *, seed: int, count: int) -> None:
+    def __init__(self, folder: Path, store: Path | None = None, *, seed: int, count: int) -> None:
         self.folder = folder.resolve()
+        self.store = (store or self.folder / "holdfast.db").resolve()
         self.seed = seed
         self.tickets = load_tickets(count)
         self.happenings: list[tuple[float, str, str]] = []
@@ -122,19 +125,24 @@ class Demo:
 
         Raises:
             TimeoutError: it takes longer than ``LIMIT_S``.
+            ExceptionGroup: a process ended that should not have, or the like.
         """
         shutil.copy(str(desk_module.__file__), self.folder / "desk.py")
         (self.folder / "naive").mkdir()
         async with contextlib.AsyncExitStack() as stack:
             log = stack.enter_context((self.folder / "processes.log").open("wb"))
             http = await stack.enter_async_context(httpx2.AsyncClient(timeout=HTTP_S))
-            async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as both:
-                desk = both.create_task(self._work_on_holdfast(http, log))
-                naive = both.create_task(self._work_plainly(http, log))
+            try:
+                async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as both:
+                    desk = both.create_task(self._work_on_holdfast(http, log))
+                    naive = both.create_task(self._work_plainly(http, log))
+            except TimeoutError:
+                raise TimeoutError(self._unfinished()) from None
         run, seq = await self._worth_a_look(desk.result())
         report = Report(
             self.seed,
             self.folder,
+            self.store,
             self.model,
             desk.result(),
             naive.result(),
@@ -149,7 +157,7 @@ class Demo:
     async def _work_on_holdfast(self, http: httpx2.AsyncClient, log: IO[bytes]) -> Outcome:
         async with self._world(self.folder, http, log) as world:
             self.desk = DeskSide(
-                self.folder,
+                self.store,
                 self.tickets,
                 plan(self.tickets, self.seed),
                 world.office,
@@ -164,7 +172,7 @@ class Demo:
         accounts = self.desk.accounts
         if paid is None:
             paid = {ticket: account.model_calls for ticket, account in accounts.items()}
-        notes = read_notes(self.desk.store, self.tickets)
+        notes = read_notes(self.store, self.tickets)
         return self._outcome(done, notes, self.desk.side, paid, accounts)
 
     async def _work_plainly(self, http: httpx2.AsyncClient, log: IO[bytes]) -> Outcome:
@@ -210,13 +218,26 @@ class Demo:
             return (line.doubts_reconciled, line.doubts_resolved, line.kills, line.steps_replayed)
 
         run = max(desk.lines, key=worth).ticket
-        store = await open_store(str(self.folder / "holdfast.db"), create=False, read_only=True)
+        store = await open_store(str(self.store), create=False, read_only=True)
         try:
             events = await store.read(run)
         finally:
             await store.close()
         settled = [e.seq for e in events if getattr(e.body, "via", "body") != "body"]
         return run, (settled or [events[-1].seq])[0]
+
+    def _unfinished(self) -> str:
+        every = {ticket.id for ticket in self.tickets}
+        lacking = {
+            name: ", ".join(sorted(every - desk.side.finished)) or "none"
+            for name, desk in (("on holdfast", self.desk), ("plain loop", self.naive))
+            if desk is not None
+        }
+        found = "; ".join(f"{name}: {tickets}" for name, tickets in lacking.items())
+        return (
+            f"the demo did not end within {LIMIT_S:g} s; unfinished tickets: {found}."
+            f" Hint: see {self.folder / 'processes.log'}"
+        )
 
     def _tell(self, ticket: str, text: str) -> None:
         self.happenings.append((time.monotonic() - self.begun, ticket, text))

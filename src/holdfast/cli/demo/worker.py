@@ -1,10 +1,9 @@
 """A worker of the demo: carries on the desk's runs, and tells the supervisor what it is at.
 
-``python -m holdfast.cli.demo.worker --store FILE [--lease S] [--runs N]``, told by SHOP_URL,
-OPENAI_BASE_URL and OPENAI_MODEL whom its tools and its model ask, prints JSON lines ``{"what", "run",
-"step", "effect"}``: ``ready``; ``began`` before and ``ended`` after the body of a step; ``fenced``
-when it learns that it has lost a run. It drains when its stdin ends, so none outlives the
-supervisor.
+``python -m holdfast.cli.demo.worker --store FILE [--lease S] [--runs N]`` prints JSON lines
+``{"what", "run", "step", "effect"}``: ``ready``; ``began`` before and ``ended`` after the body of a
+step; ``fenced`` when it learns that it has lost a run. SHOP_URL, OPENAI_BASE_URL and OPENAI_MODEL
+say whom its desk asks. It drains when its stdin ends, so none outlives the supervisor.
 
 It is `holdfast worker` with one middleware: what the supervisor learns this way only tells it whom
 to kill.
@@ -50,6 +49,8 @@ class _Fences(logging.Handler):
         match record.args:
             case (str(run), Fenced() | Conflict()):
                 _say("fenced", run)
+            case _:
+                pass
 
 
 async def _serve(store: Path, settings: hf.WorkerSettings) -> None:
