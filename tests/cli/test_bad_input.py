@@ -22,12 +22,14 @@ FILES = {
     "none.py": "x = 1\n",
     "exits.py": "raise SystemExit(3)\n",
     "runs.py": HF + "@hf.agent\ndef a() -> int:\n    return 1\nhf.run(a)\n",
-    "loops.py": "import asyncio\nasync def m(): ...\nasyncio.run(m())\n",
+    "loops.py": (
+        "import asyncio\nasync def m(): ...\nbegun = m()\n"
+        "try:\n    asyncio.run(begun)\nfinally:\n    begun.close()\n"
+    ),
     "seven.json": "7",
 }
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # loops.py, refused
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -144,8 +144,13 @@ def test_a_run_that_diverged_shows_the_difference_and_three_ways_out(cli, desk):
     assert '+  "question": "Really refund o-1?"' in said.err
     for way in ("hf.version_guard", "holdfast accept a", "holdfast cancel a"):
         assert way in said.err
+    shown = cli("show", "a").out
+    assert "holds question.asked ask#1" in shown
+    assert "asked for question.asked ask#1" in shown
     difference = cli("run", "desk.py:approve", "--id", "a", "--json").json["difference"]
     assert difference["seq"] == 3
+    (desk / "desk.py").write_text(source)
+    assert "waits for ask#1" in cli("run", "desk.py:approve", "--id", "a").err
 
 
 def test_an_agent_with_state_answers_its_messages(cli):

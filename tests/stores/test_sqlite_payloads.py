@@ -141,7 +141,7 @@ def test_a_list_shares_its_chunks_with_one_that_begins_or_ends_otherwise():
 
 
 def test_a_text_with_an_edited_line_shares_the_rest():
-    lines = [random.Random(n).randbytes(30).hex() for n in range(3_000)]
+    lines = [random.Random(n).randbytes(30).hex() for n in range(12_000)]
     chunks = Chunks()
     chunks.store(json.dumps({"text": "\n".join(lines)}).encode())
     before = chunks.count()

@@ -16,6 +16,7 @@ from holdfast.stores.sqlite.queries import rows_statement
 
 SCANS = {"WORKERS"}  # a row for each worker there is
 SORTS = {
+    "HELD": "ORDER BY",  # what one worker holds
     "READY": "LAST TERM",  # equal times alone are put in order
     "DUE": "LAST TERM",
     "READY_FAMILY": "LAST TERM",

@@ -146,30 +146,25 @@ async def test_who_stops_waiting_stops_nothing(store: SqliteStore, path: Path):
 
 
 @on_a_file
-async def test_a_number_from_an_undone_transaction_is_forgotten(store: SqliteStore, path: Path):
-    """Two runs are created in one batch that is undone; the numbers they had go to others."""
-    broken = Script.begin("broken").new().row._replace(seed=2**70)
+async def test_a_body_is_run_once_whatever_is_queued_around_it(store: SqliteStore, path: Path):
+    script, other = await hold(store, "r"), await hold(store, "other")
+    calls = []
+
+    def body(transaction):
+        calls.append(transaction)
+        raise KeyError
+
     with Lock(path):
-        one = asyncio.ensure_future(store.create(Script.begin("a").new()))
+        before = store.append(other.change(NOTE))
+        during = asyncio.ensure_future(store.transact("r", script.epoch, 1, body))
         await asyncio.sleep(0)
-        scripts = [Script.begin(name) for name in "bc"]
-        calls = [asyncio.ensure_future(store.create(script.new())) for script in scripts]
-        await asyncio.sleep(0)
-        changes = [store.append(script.change(NOTE)) for script in scripts]
-        bad = replace(Script.begin("broken").new(), row=broken)
-        calls.append(asyncio.ensure_future(store.create(bad)))
+        after = store.append(other.change(NOTE))
         await asyncio.sleep(0.05)
-    await one
-    answers = await asyncio.gather(*calls, *changes, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [
-        bool,
-        bool,
-        OverflowError,
-        type(None),
-        type(None),
-    ]
-    for script in scripts:
-        assert await store.read(script.run) == script.events
+    await asyncio.gather(before, after)
+    with pytest.raises(KeyError):
+        await during
+    assert len(calls) == 1
+    assert await store.read("other") == other.events
 
 
 @on_a_file
@@ -269,6 +264,31 @@ def test_when_the_disk_fails_all_are_told_and_later_calls_go_through(tmp_path: P
         await asyncio.gather(*[store.append(change) for change in changes])
         for script in scripts:
             assert await store.read(script.run) == script.events
+
+    main(tmp_path=tmp_path)
+
+
+def test_what_an_undone_transaction_told_is_forgotten(tmp_path: Path, disk: Disk):
+    """The number that a run had in it goes to another run."""
+
+    @on_a_file
+    async def main(store: SqliteStore, path: Path):
+        script, other = Script.begin("r"), Script.begin("other")
+        change = script.change((NOTE[0], bytes(5_000)))
+        with Lock(path):
+            disk.fault = ("write", "-wal", apsw.FullError)
+            created = asyncio.ensure_future(store.create(Script.begin("r").new()))
+            await asyncio.sleep(0)
+            calls = [created, store.append(change)]
+            await asyncio.sleep(0.05)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
+        disk.fault = None
+        assert await store.create(other.new())
+        assert await store.create(Script.begin("r").new())
+        await store.append(change)
+        assert await store.read("r") == script.events
+        assert await store.read("other") == other.events
 
     main(tmp_path=tmp_path)
 

@@ -208,8 +208,11 @@ def _constraints(events: Sequence[Event], state: RunState) -> list[dict[str, Any
         asked = [e for e in events if isinstance(e.body, ev.CancelRequested)][-1]
         add("run", f"{describe(asked.body)}: it cleans up and ends", asked.seq)
     if state.status == "diverged":
-        why = "diverged: nothing happens until the code fits again or a person accepts"
-        add("run", why, state.diverged_seq)
+        parted = [e for e in events if isinstance(e.body, ev.RunDiverged)][-1]
+        said = payload_value(parted) or {}
+        add("run", "diverged: nothing happens until the code fits again or a person accepts")
+        add("log", f"holds {said.get('recorded', '?')}", state.diverged_seq)
+        add("code", f"asked for {said.get('requested', '?')}", parted.seq)
     for event in events:
         if isinstance(event.body, ev.VersionMarked) and event.seq >= state.turn_seq:
             add("code", f"has passed the version guard {event.body.name!r}", event.seq)

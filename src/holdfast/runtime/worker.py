@@ -266,7 +266,7 @@ class Worker:
             self._failures.pop(runner.run, None)
             return
         if isinstance(ending.error, Fenced | Conflict):
-            _LOG.warning("run %r: %s", runner.run, ending.error)
+            _LOG.warning("%s", ending.error)
         else:
             self._note_trouble(ending.error, runner.run)
             if self.worker_settings.only_run == runner.run:
@@ -321,7 +321,7 @@ class Worker:
         return time < self._lease_ends and self.settings.clock.now() < self._lease_ends_at
 
     def _note_trouble(self, error: BaseException, run: str = "") -> None:
-        text = f"run {run!r}: {error}" if run else str(error)
+        text = str(error) if not run or run in str(error) else f"run {run!r}: {error}"
         if text != self._trouble:
             _LOG.error("%s", text)
         self._trouble = text

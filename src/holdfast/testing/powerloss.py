@@ -56,7 +56,7 @@ class Operation:
     kind: Kind
     name: str
     file: int
-    """Tells files apart that had one name, one after the other."""
+    """Tells files apart that had one name, one after the other: those there at first count from 0."""
     offset: int = 0
     """Where a write begins, or the length after a truncation."""
     data: bytes = b""
@@ -89,7 +89,7 @@ class Cut:
 class PowerLoss:
     """Records what is done to the SQLite files of a folder within a ``with`` block.
 
-    Connections that the block opens must be closed within it. Whatever is in the folder at its
+    No connection may be open when the block begins or ends. Whatever is in the folder at its
     beginning is safe.
 
     Args:

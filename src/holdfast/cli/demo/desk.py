@@ -8,6 +8,7 @@ import asyncio
 import functools
 import json
 import os
+from http import HTTPStatus
 from typing import Any
 
 import openai
@@ -18,7 +19,13 @@ from holdfast.cli.demo.tickets import DESK_POLICY
 
 __all__ = ["desk"]
 
+KEY = os.environ.get("OPENAI_API_KEY", "none")
 ALOUD = ("damaged", "late", "question")  # kinds of tickets whose answers are read as they come
+SAID = {
+    "role": True,
+    "content": True,
+    "tool_calls": {"__all__": {"id": True, "type": True, "function": {"name", "arguments"}}},
+}  # what a provider takes back of its own message
 
 shop = hf.async_http_client(base_url=os.environ.get("SHOP_URL", ""), timeout=30)
 
@@ -81,9 +88,8 @@ def note(ticket: str, text: str) -> str:
 async def desk(ticket: dict[str, str]) -> str:
     """Handle one ticket; return what was done."""
     use = await settings()
-    key = os.environ.get("OPENAI_API_KEY", "none")
     client = openai.AsyncOpenAI(
-        api_key=key, base_url=use["url"], http_client=hf.async_http_client()
+        api_key=KEY, base_url=use["url"], http_client=hf.async_http_client()
     )
     ask = functools.partial(client.chat.completions.create, model=use["model"], tools=hf.schemas())
     messages: list[Any] = [
@@ -93,7 +99,7 @@ async def desk(ticket: dict[str, str]) -> str:
     think = think_aloud if ticket["kind"] in ALOUD else think_quietly
     while True:
         said = await think(ask, messages)
-        messages.append(said.model_dump(exclude_none=True))
+        messages.append(said.model_dump(include=SAID, exclude_none=True))
         if not said.tool_calls:
             return str(said.content)
         messages += await asyncio.gather(*(hf.call(call) for call in said.tool_calls))
@@ -133,6 +139,6 @@ async def post(path: str, **body: Any) -> Any:
     """Have the shop do something."""
     key = {"Idempotency-Key": hf.idempotency_key()}
     answer = await shop.post(path, json=body, headers=key)
-    if answer.status_code == 503:  # noqa: PLR2004 - "too busy, nothing was done", says its manual
+    if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:  # so nothing was done, says its manual
         raise hf.NotDone("the shop is too busy", retryable=True, response=answer)
     return answer.raise_for_status().json()

@@ -15,12 +15,13 @@ import json
 import math
 import random
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+import apsw
 
 import holdfast as hf
 from holdfast.cli.demo.accounts import Account, Side
@@ -47,6 +48,7 @@ FIND_S = 3.0
 SPARE_S = 3.0
 TAKEOVER_S = 20.0
 STOP_S = 0.03
+LOCK_MS = 300
 FREEZES_MAX = 200
 
 TOOLS = {
@@ -200,27 +202,28 @@ class DeskSide:
                 tasks.create_task(self._strike(ambush, held))
 
     async def _strike(self, ambush: Ambush, held: Mapping[str, Any]) -> None:
-        run, tool = ambush.ticket, TOOLS[ambush.kind]
-        worker = await self._wait_for(lambda: self._fleet.at(run, tool), FIND_S)
+        place = (ambush.ticket, TOOLS[ambush.kind])
+        worker = await self._wait_for(lambda: self._fleet.at(*place), FIND_S)
         if ambush.then == "pause":
             if worker is not None:
                 self._pausing = True
-                await self._pause(worker, run)
+                await self._pause(worker, ambush.ticket)
             self._pause_is_over, self._pausing = True, False
-        if worker is not None and ambush.then != "pause":
-            await self._wait_for(partial(self._may_be_struck, worker), SPARE_S)
-            await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
-            worker = self._fleet.at(run, tool)
-        if ambush.then != "kill":
             await self._office.release(held["hold"])
-        if ambush.then != "pause":
-            await asyncio.sleep(ambush.delay_s)
-            await self._kill_at(ambush, held, worker)
-        self._held.pop((run, tool))
+        else:
+            if worker is not None:
+                await self._wait_for(partial(self._may_be_struck, worker), SPARE_S)
+            if worker is not None and not worker.paused:
+                await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
+            await self._kill_at(ambush, held, self._fleet.at(*place))
+        self._held.pop(place)
 
     async def _kill_at(
         self, ambush: Ambush, held: Mapping[str, Any], worker: WorkerProcess | None
     ) -> None:
+        if ambush.then == "later":
+            await self._office.release(held["hold"])
+            await asyncio.sleep(ambush.delay_s)
         if worker is None or not await self._kill(worker):
             await self._office.release(held["hold"])
             await self._make_up(ambush.ticket)  # another strike was quicker
@@ -234,7 +237,8 @@ class DeskSide:
     async def _make_up(self, run: str) -> None:
         """Kill whoever is at a run, or at any if that has ended, at some moment."""
         await asyncio.sleep(self._chance.uniform(0.05, 0.3))
-        await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
+        if run in self.side.killed:
+            await self._wait_for(lambda: not self._pausing, 2 * TAKEOVER_S)
         while not self.finished:
             for worker in self._fleet.workers:
                 at_it = run in worker.spoke_of or self.accounts[run].ended
@@ -310,10 +314,14 @@ class DeskSide:
         )
 
     def _is_writable(self) -> bool:
-        with contextlib.closing(sqlite3.connect(self._store, timeout=0.3)) as database:
+        """Tell whether nobody holds the store's lock."""
+        # By apsw, as the store itself is: a second copy of SQLite in one process, such as Python's
+        # own, lets go of the first one's locks when it closes the file.
+        with contextlib.closing(apsw.Connection(str(self._store))) as database:
+            database.set_busy_timeout(LOCK_MS)
             try:
                 database.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
+            except apsw.BusyError:
                 return False
             database.execute("ROLLBACK")
             return True
@@ -330,11 +338,13 @@ class DeskSide:
 def read_notes(store: Path, tickets: Sequence[Ticket]) -> list[Deed]:
     """Return the notes that the desk keeps in its own table, beside the log."""
     orders = {ticket.id: ticket.order for ticket in tickets}
-    with contextlib.closing(sqlite3.connect(store)) as database:
+    with contextlib.closing(
+        apsw.Connection(str(store), flags=apsw.SQLITE_OPEN_READONLY)
+    ) as database:
         if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'notes'").fetchall():
             return []
         rows = database.execute("SELECT ticket, text FROM notes").fetchall()
     return [
-        Deed("note", orders.get(ticket, f"ticket {ticket}"), {"ticket": ticket, "text": text})
+        Deed("note", orders.get(str(ticket), f"ticket {ticket}"), {"ticket": ticket, "text": text})
         for ticket, text in rows
     ]

@@ -90,6 +90,7 @@ class Fleet:
         self._size = size
         self._environment = {**os.environ, **environment}
         self._log = log
+        self._filling = asyncio.Lock()
         self._number = 0
         self._workers: list[WorkerProcess] = []
         self._listening: set[asyncio.Task[None]] = set()
@@ -101,9 +102,10 @@ class Fleet:
 
     async def fill(self) -> None:
         """Start as many workers as are lacking."""
-        awake = sum(not worker.paused for worker in self.workers)
-        for _ in range(self._size - awake):
-            await self._start()
+        async with self._filling:
+            awake = sum(not worker.paused for worker in self.workers)
+            for _ in range(self._size - awake):
+                await self._start()
 
     def check(self) -> None:
         """See that no worker has ended that nobody killed.
@@ -146,7 +148,7 @@ class Fleet:
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
             env=self._environment,
-            start_new_session=True,
+            process_group=0,  # Ctrl-C is for the supervisor alone
         )
         worker = WorkerProcess(self._number, process)
         self._workers.append(worker)

@@ -139,7 +139,7 @@ class _Lane:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=log,
             env=environment,
-            start_new_session=True,
+            process_group=0,  # Ctrl-C is for the supervisor alone
         )
         return await self._process.wait()
 

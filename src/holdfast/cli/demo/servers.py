@@ -48,7 +48,7 @@ async def _start(name: str, seed: int, log: IO[bytes], *more: str) -> Server:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=log,
-        start_new_session=True,  # Ctrl-C is for the supervisor, which ends what it has started
+        process_group=0,  # Ctrl-C is for the supervisor, which ends what it has started
     )
     assert process.stdout is not None
     async with asyncio.timeout(START_S):

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -30,8 +31,11 @@ POLL_S = 0.1
 
 def _say(what: str, run: str = "", step: str = "", effect: str = "") -> None:
     line = {"what": what, "run": run, "step": step, "effect": effect}
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(1)  # the supervisor is dead
 
 
 async def _tell(call: StepCall, proceed: Callable[[], Awaitable[Any]]) -> Any:
