@@ -38,6 +38,8 @@ __all__ = ["Client", "Retracted", "failure_of", "result_value"]
 
 POLL_S = 1.0
 READ_EVENTS = 500
+PREFIX_RUNS_MAX = 1000
+SHOWN_MAX = 5
 STUCK = frozenset({"in_doubt", "diverged"})
 
 
@@ -222,21 +224,28 @@ class Client:
             raise RunUnknown(f"there is no run {run!r} in {self._store.url}. Hint: holdfast ls")
         return row
 
-    async def find(self, prefix: str) -> str:
-        """Return the id of the run that is called so, or the only one whose id begins so.
+    async def find(self, text: str) -> str:
+        """Return the id of the run called so, or the only one whose id begins so.
+
+        Children, whose ids begin with their parent's, do not make a beginning ambiguous.
 
         Raises:
             RunUnknown: there is none, or there are several.
         """
-        if await self._store.row(prefix) is not None:
-            return prefix
-        rows = await self._store.rows(prefix=prefix, limit=6)
-        if len(rows) == 1:
-            return rows[0].run
-        if not rows:
-            raise RunUnknown(f"there is no run {prefix!r} in {self._store.url}. Hint: holdfast ls")
-        names = ", ".join(row.run for row in rows)
-        raise RunUnknown(f"several runs begin with {prefix!r}, such as {names}")
+        if not text:
+            raise UsageError("a run's id is empty; expected an id or the beginning of one")
+        if await self._store.row(text) is not None:
+            return text
+        rows = await self._store.rows(prefix=text, limit=PREFIX_RUNS_MAX)
+        found = [row.run for row in rows if not row.parent.startswith(text)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise RunUnknown(
+                f"no run's id begins with {text!r} in {self._store.url}. Hint: holdfast ls --all"
+            )
+        shown = ", ".join(found[:SHOWN_MAX]) + (", …" if len(found) > SHOWN_MAX else "")
+        raise RunUnknown(f"{len(found)} runs begin with {text!r}: {shown}")
 
     async def result(self, run: str, *, message: str = "", timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the word users know
         """Wait for a run's result, or for the reply to a message.

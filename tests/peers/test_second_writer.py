@@ -73,12 +73,16 @@ def test_the_second_of_two_who_read_the_same_state_is_refused(stage):
     claim = {"now": s.clock.now(), "lease_us": 10**6, "agents": ["agent:chat"], "limit": 1}
     s.run(s.store.claim("ann", **claim))
     first, second = append_one(s, 1), append_one(s, 1)
-    s.run(s.store.append(first))
+
+    async def append(change):
+        await s.store.append(change)
+
+    s.run(append(first))
     with pytest.raises(Conflict):
-        s.run(s.store.append(second))
+        s.run(append(second))
     stale = append_one(s, 1)
     s.run(s.store.release("ann"))
     s.run(s.store.claim("bob", **claim))
     with pytest.raises(Fenced):
-        s.run(s.store.append(stale))
+        s.run(append(stale))
     assert len(s.events()) == 2

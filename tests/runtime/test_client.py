@@ -166,9 +166,9 @@ def test_prefixes_find_one_run_or_say_why_not():
         for name in ("order-1", "order-2", "offer-1"):
             await client.start(buy, 1, id=name)
         assert await client.find("of") == "offer-1"
-        with pytest.raises(hf.RunUnknown, match="several runs begin with 'order-'"):
+        with pytest.raises(hf.RunUnknown, match="2 runs begin with 'order-'"):
             await client.find("order-")
-        with pytest.raises(hf.RunUnknown, match="no run 'x'"):
+        with pytest.raises(hf.RunUnknown, match="no run's id begins with 'x'"):
             await client.find("x")
 
     with_app(main)

@@ -1,7 +1,8 @@
 """A dead worker's runs are taken over at once, a paused or living one's only when its lease ends.
 
-Goal: nobody waits for the lease of a process that is gone, and nobody robs one that lives. Method: a
-real process claims a run and is killed, or stopped; virtual times show that the lease has not ended.
+Goal: nobody waits for the lease of a process that is gone, and nobody robs one that lives. Method:
+a real process claims a run and is killed, or stopped; virtual times show that the lease has not
+ended.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from holdfast.stores.sqlite import SqliteStore
 
 async def main():
     store = await SqliteStore.open(sys.argv[1])
-    claims = await store.claim("holder", now=10, lease_us=60_000_000, agents=["agent:test"], limit=9)
+    claims = await store.claim(
+        "holder", now=10, lease_us=60_000_000, agents=["agent:test"], limit=9
+    )
     print(len(claims), flush=True)
     await asyncio.Event().wait()
 
@@ -72,7 +75,8 @@ def test_a_stopped_workers_run_waits_for_its_lease(holder, tmp_path: Path):
         os.kill(holder.pid, signal.SIGCONT)
 
 
-def test_a_living_workers_run_waits_for_its_lease(holder, tmp_path: Path):
+@pytest.mark.usefixtures("holder")
+def test_a_living_workers_run_waits_for_its_lease(tmp_path: Path):
     assert asyncio.run(claims_of_another(tmp_path / "s.db")) == (False, 0)
 
 

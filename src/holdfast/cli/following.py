@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from holdfast.cli.shell import RunArgument, Shell, command, find
+from holdfast.cli.shell import RunArgument, Shell, command
 from holdfast.cli.text import (
     STYLES,
     cause_text,
@@ -48,7 +48,7 @@ async def events_command(
         if not any(known == name or known.startswith(f"{name}.") for known in BODIES):
             raise UsageError(f"--type {name!r} is no event type; there are {', '.join(BODIES)}")
     async with shell.app() as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         while page := await app.store.read(found, after=after, limit=_PAGE):
             after = page[-1].seq
             for event in page:
@@ -81,7 +81,7 @@ async def tail_command(
     async with shell.app() as app:
         store = app.store
         if run:
-            found = await find(app, run)
+            found = await app.client.find(run)
             row = await app.client.row(found)
             follow = _follow_run(store, found, max(0, row.seq - _TAIL) if after is None else after)
         else:

@@ -17,7 +17,7 @@ import typer
 from rich.text import Text
 
 from holdfast.cli.loading import files_declaring, load
-from holdfast.cli.shell import DIVERGED, DONE, RunArgument, Shell, command, find
+from holdfast.cli.shell import DIVERGED, DONE, RunArgument, Shell, command
 from holdfast.cli.text import clean, count
 from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
@@ -185,7 +185,7 @@ async def replay_command(
     when they do not.
     """
     async with shell.app() as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         events = await app.store.read(found)
     agent = _agent_for(shell, events[0].agent.removeprefix("agent:"), code)
     begun = time.perf_counter()

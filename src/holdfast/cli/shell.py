@@ -46,7 +46,6 @@ __all__ = [
     "RunArgument",
     "Shell",
     "command",
-    "find",
     "find_event",
 ]
 
@@ -58,7 +57,6 @@ INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
 
 PIPED_WIDTH = 1000
 """Columns of what is not a terminal: long lines stay whole for the program that reads them."""
-PREFIX_RUNS_MAX = 1000
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or an unambiguous beginning of it.")
@@ -187,32 +185,6 @@ def command(body: Body) -> Callable[..., None]:
     return run
 
 
-async def find(app: App, text: str) -> str:
-    """Return the id of the run called so, or the only one whose id begins so.
-
-    Children, whose ids begin with their parent's, do not make a beginning ambiguous.
-
-    Raises:
-        RunUnknown: there is none, or there are several.
-    """
-    if not text:
-        raise UsageError("a run's id is empty; expected an id or the beginning of one")
-    if await app.store.row(text) is not None:
-        return text
-    rows = await app.store.rows(prefix=text, limit=PREFIX_RUNS_MAX)
-    found = [row.run for row in rows if not row.parent.startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise RunUnknown(
-            f"no run's id begins with {text!r} in {app.store.url}. Hint: holdfast ls --all"
-        )
-    shown = ", ".join(found[:5])
-    raise RunUnknown(
-        f"{len(found)} runs begin with {text!r}: {shown}{', …' if len(found) > 5 else ''}"  # noqa: PLR2004 - as many as shown
-    )
-
-
 async def find_event(app: App, text: str) -> tuple[str, int]:
     """Return the run and the seq that ``RUN@SEQ`` names; without ``@SEQ``, the last event's.
 
@@ -222,11 +194,11 @@ async def find_event(app: App, text: str) -> tuple[str, int]:
     prefix, at, number = text.rpartition("@")
     row = await app.store.row(text)
     if row is None and at and number.isdecimal():
-        row = await app.client.row(await find(app, prefix))
+        row = await app.client.row(await app.client.find(prefix))
         if not 1 <= int(number) <= row.seq:
             raise RunUnknown(
                 f"run {row.run!r} has no event {number}; its events are 1 to {row.seq}"
             )
         return row.run, int(number)
-    row = row or await app.client.row(await find(app, text))
+    row = row or await app.client.row(await app.client.find(text))
     return row.run, row.seq

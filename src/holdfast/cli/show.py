@@ -11,7 +11,7 @@ from rich.text import Text
 
 from holdfast.cli.answers import Answers, answer
 from holdfast.cli.gist import gist
-from holdfast.cli.shell import RunArgument, Shell, command, find
+from holdfast.cli.shell import RunArgument, Shell, command
 from holdfast.cli.text import ago, clean, count, grid, local, shorten, status_text
 
 __all__ = ["show_command"]
@@ -28,7 +28,7 @@ async def show_command(shell: Shell, *, run: RunArgument) -> None:
     lineage of its decisions.
     """
     async with shell.app() as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         events = await app.store.read(found)
         answers = answer(events, await app.store.unread(found), store=app.store.url)
     if shell.as_json:

@@ -13,7 +13,7 @@ import typer
 from holdfast.app import App
 from holdfast.cli.listing import parked_for
 from holdfast.cli.loading import files_declaring
-from holdfast.cli.shell import RunArgument, Shell, command, find
+from holdfast.cli.shell import RunArgument, Shell, command
 from holdfast.cli.values import parse_json, read_value
 from holdfast.core.state import ENDED
 from holdfast.errors import UsageError
@@ -59,7 +59,7 @@ async def message_command(
     """
     payload = read_value(message, "message")
     async with shell.app(write=True) as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         row = await app.client.row(found)
         waits = await parked_for(app.store, row)
         sent = await app.client.message_encoded(found, payload, topic=topic, message_id=id)
@@ -72,7 +72,7 @@ async def message_command(
 async def cancel_command(shell: Shell, *, run: RunArgument, by: ByOption = "") -> None:
     """Ask a run to stop, clean up and undo."""
     async with shell.app(write=True) as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         row = await app.client.row(found)
         if row.status in ENDED:
             said = f"run {found!r} has {row.status} already"
@@ -112,7 +112,7 @@ async def resolve_command(
     if happened is not None:
         said = {"happened": parse_json(read_value(happened, "--happened").decode(), "--happened")}
     async with shell.app(write=True) as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         await app.client.resolve(found, step, **said, by=who)
         verdict = "did not happen" if did_not else "happened"
         facts = {"run": found, "step": step, "verdict": verdict, "by": who}
@@ -128,7 +128,7 @@ async def accept_command(shell: Shell, *, run: RunArgument, by: ByOption = "") -
     """
     who = by or this_person()
     async with shell.app(write=True) as app:
-        found = await find(app, run)
+        found = await app.client.find(run)
         await app.client.accept(found, by=who)
         said = f"run {found!r}: {who} accepts the code as it is now"
         await _say(shell, app, {"run": found, "accepted": True, "by": who}, said)

@@ -60,6 +60,7 @@ class Steps:
         self._streamed: set[str] = set()
         """Keys of the steps whose attempt in this process has emitted parts."""
         self._adoptable: dict[str, tuple[Event, Event | None]] = {}
+        self._adopting = 0
         self.cut_for_good: frozenset[tuple[str, int]] = frozenset()
         """Streaming attempts that a crash cut after the agent had acted on a part."""
         self.retries: dict[str, int] = {}
@@ -70,7 +71,7 @@ class Steps:
     @property
     def busy(self) -> bool:
         """Whether anything is under way that will come back by itself."""
-        return bool(self._tasks or self._waiting_for_disk or self._wanted)
+        return bool(self._tasks or self._waiting_for_disk or self._wanted or self._adopting)
 
     @property
     def effects_under_way(self) -> bool:
@@ -459,6 +460,8 @@ class Steps:
 
     def _recover(self, call: Call) -> None:
         runner, step = self._runner, self._open(call.key)
+        if step.stage == "started" and step.attempt == 1 and self._adopt(call):
+            return
         if step.stage == "failed":
             self.retries[call.key] = step.retry_at
         elif step.stage == "doubted":
@@ -482,6 +485,7 @@ class Steps:
             return False
         if finished is not None:
             body = ev.StepFinished(call.key, 1, "adopted")
+            self._adopting += 1
             self._runner.soon(lambda: self._take_over(call.key, body, finished))
             return True
         if call.effect == "once":
@@ -494,6 +498,7 @@ class Steps:
         return False
 
     def _take_over(self, key: str, body: ev.StepFinished, finished: Event) -> None:
+        self._adopting -= 1
         if self._known(key):
             self._runner.take_in(body, finished.payload, (finished.seq,))
             self._runner.settle()

@@ -56,7 +56,7 @@ class Operation:
     kind: Kind
     name: str
     file: int
-    """Tells files apart that had one name, one after the other: those there at first count from 0."""
+    """Tells files of one name apart, one after the other; those there at first count from 0."""
     offset: int = 0
     """Where a write begins, or the length after a truncation."""
     data: bytes = b""

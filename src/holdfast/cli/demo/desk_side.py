@@ -205,7 +205,9 @@ class DeskSide:
         place = (ambush.ticket, TOOLS[ambush.kind])
         worker = await self._wait_for(lambda: self._fleet.at(*place), FIND_S)
         if ambush.then == "pause":
-            if worker is not None:
+            if worker is None:
+                self._tell(ambush.ticket, "nobody to pause: the worker was killed before")
+            else:
                 self._pausing = True
                 await self._pause(worker, ambush.ticket)
             self._pause_is_over, self._pausing = True, False
@@ -271,6 +273,7 @@ class DeskSide:
     async def _pause(self, worker: WorkerProcess, run: str) -> None:
         """Pause a worker until another has taken its run over, then let it wake up."""
         if not await self._freeze(worker):
+            self._tell(run, f"worker {worker.number} could not be paused: it was never at rest")
             return
         account = self.accounts[run]
         epoch, outcomes = account.epoch, account.outcomes
@@ -287,7 +290,8 @@ class DeskSide:
         worker.paused = False
         await self._wait_for(lambda: worker.fenced or not worker.alive, TAKEOVER_S)
         self.side.zombies += bool(worker.fenced)
-        self._tell(run, f"worker {worker.number} wakes up and is fenced: what it writes is refused")
+        came = "is fenced: what it writes is refused" if worker.fenced else "was not fenced"
+        self._tell(run, f"worker {worker.number} wakes up and {came}")
 
     async def _freeze(self, worker: WorkerProcess) -> bool:
         """Stop a worker where it can be taken over: no other deed is about to leave it.

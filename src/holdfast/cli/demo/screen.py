@@ -25,8 +25,8 @@ __all__ = ["closing", "progress", "watching"]
 
 FRAMES_PER_S = 6
 SHOWN_MAX = 9
-KIND_FROM_WIDTH = 104
-KILLED_FROM_WIDTH = 90
+KIND_FROM_WIDTH = 110
+KILLED_FROM_WIDTH = 84
 
 
 @contextlib.asynccontextmanager
@@ -91,8 +91,9 @@ def closing(report: Report, commands: Sequence[str], width: int) -> list[Rendera
         _verdict("on holdfast", facts),
         _verdict("plain loop ", facts["naive"]),
         Text(
-            "Deeds are counted in the shops' own ledgers. A doubt is looked up where the shop can"
-            " tell (reconcile); else a person is asked.",
+            "Deeds are counted in the shops' own ledgers. Doubts are reconciled where the shop can"
+            " be asked about a deed, and else resolved by the operator; replayed are steps whose"
+            " outcome came from the log.",
             "dim",
         ),
         Text(),
@@ -115,20 +116,21 @@ _DESK: tuple[_Column, ...] = (
     ("done", "actions_done"),
     ("twice", "twice"),
     ("miss-\ning", "missing"),
-    ("doubts\nlooked up", "doubts_reconciled"),
-    ("doubts\nasked", "doubts_resolved"),
+    ("recon-\nciled", "doubts_reconciled"),
+    ("re-\nsolved", "doubts_resolved"),
     ("model\ncalls", "model_calls_paid"),
-    ("steps\nreplayed", "steps_replayed"),
+    ("re-\nplayed", "steps_replayed"),
 )
 _NAIVE: tuple[_Column, ...] = (
-    ("plain\ntwice", "twice"),
-    ("plain\nmissing", "missing"),
-    ("plain\nmodel", "model_calls_paid"),
+    ("plain:\ntwice", "twice"),
+    ("miss-\ning", "missing"),
+    ("model\ncalls", "model_calls_paid"),
 )
 
 
 def _table(report: Report, width: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
+    gap = 2 if width >= KIND_FROM_WIDTH else 1
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, gap, 0, 0))
     table.add_column("ticket", no_wrap=True)
     if width >= KIND_FROM_WIDTH:
         table.add_column("kind", no_wrap=True)

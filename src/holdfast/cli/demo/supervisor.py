@@ -1,7 +1,7 @@
 """The demo as a whole: two desks, each with a shop and a model of its own, struck alike, compared.
 
 Everything is left in one directory: the store, the books of both shops, their ledgers as JSON, what
-the processes said on stderr, and the desk's source, to be changed and replayed.
+happened when, what the processes said on stderr, and the desk's source, to be changed and replayed.
 
 Invariants: the two desks share nothing; whether anything was done twice or is missing is read from
 the shops' ledgers after all processes of the desks have ended; no process outlives ``run_demo``.
@@ -150,6 +150,8 @@ class Demo:
             run,
             seq,
         )
+        told = [f"{at:6.2f} s  {ticket:8}  {text}\n" for at, ticket, text in self.happenings]
+        (self.folder / "strikes.log").write_text("".join(told), "utf-8")
         text = json.dumps(report.as_json(), ensure_ascii=False, indent=2)
         (self.folder / "report.json").write_text(text + "\n", "utf-8")
         return report

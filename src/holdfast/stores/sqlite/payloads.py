@@ -61,9 +61,10 @@ _NODE_NUMBERS = (8, 8 * FANOUT)
 _KNOWN_MAX = 20_000
 
 # Deflate without header and checksum (hence minus): the commitment in the leaf guards the bytes. A
-# window of 8 KiB instead of 32 makes the compressor's memory so small (64 KiB) that malloc keeps it
-# at hand: for a small payload that is 5 µs instead of 60.
-_LEVEL, _WINDOW, _MEMORY = 3, -13, 6
+# window of 8 KiB instead of 32 and less memory make the compressor so small (64 KiB) that malloc
+# keeps it at hand: for a small payload that is 5 µs instead of 60. Noise wants the larger memory.
+_LEVEL, _WINDOW = 3, -13
+_MEMORY_SMALL, _MEMORY_LARGE = 6, 7
 
 _ROOT = struct.Struct("<BQ")
 _END_OF_VALUE = re.compile(rb"\}(?:\]?,|\]\})")
@@ -185,7 +186,8 @@ def _pack(numbers: Sequence[int]) -> bytes:
 
 
 def _deflate(plain: bytes) -> tuple[int, bytes]:
-    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW, _MEMORY)
+    memory = _MEMORY_SMALL if len(plain) <= INLINE_BYTES_MAX else _MEMORY_LARGE
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW, memory)
     deflated = compressor.compress(plain) + compressor.flush()
     return (DEFLATED, deflated) if len(deflated) < len(plain) * 7 // 8 else (PLAIN, plain)
 
