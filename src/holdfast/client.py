@@ -173,7 +173,14 @@ class Client:
         await self._tell(run, CANCEL_TOPIC, json_bytes({"by": by}), f"{run}/cancel")
 
     async def resolve(
-        self, run: str, step: str, *, happened: Any = ..., did_not: bool = False, by: str
+        self,
+        run: str,
+        step: str,
+        *,
+        happened: Any = ...,
+        did_not: bool = False,
+        by: str,
+        doubt: int = 0,
     ) -> None:
         """Settle a step in doubt by a person's word.
 
@@ -183,6 +190,8 @@ class Client:
             happened: The outcome: what the step would have returned.
             did_not: Say that the effect did not happen; it is attempted again.
             by: Who says so; recorded.
+            doubt: The seq of the doubt that was looked into (``OpenStep.doubt_seq``), by default
+                the one there is: what is said of one attempt holds for no other.
 
         Raises:
             UsageError: the step is not in doubt, or neither or both are said.
@@ -191,12 +200,13 @@ class Client:
             raise UsageError("say either happened=OUTCOME or did_not=True")
         state = await self.state(run)
         found = state.open_steps.get(step)
-        if found is None or found.stage != "doubted":
+        if found is None or found.stage != "doubted" or doubt not in (0, found.doubt_seq):
             doubts = [key for key, s in state.open_steps.items() if s.stage == "doubted"]
             raise UsageError(
                 f"run {run!r}: step {step!r} is not in doubt; in doubt are {doubts or 'none'}"
             )
-        said = {"step": step, "verdict": "not_done" if did_not else "happened", "by": by}
+        verdict = "not_done" if did_not else "happened"
+        said = {"step": step, "doubt": found.doubt_seq, "verdict": verdict, "by": by}
         if not did_not:
             said["value"] = json.loads(Codec(type(happened), "the outcome").encode(happened))
         await self._tell(run, "$resolve", json_bytes(said), "")

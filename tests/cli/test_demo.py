@@ -124,18 +124,21 @@ def test_the_three_commands_work_when_pasted(shown, tmp_path):
             text=True,
             check=False,
         )
-        assert process.returncode == 0, process.stderr
-        return process.stdout
+        assert process.stderr == ""
+        return process.returncode, process.stdout
 
     run = show.partition(" show ")[2].split()[0]
     assert run in {ticket.id for ticket in EVERY}
-    assert "Completed" in paste(show)
-    assert "started from outside" in paste(why)
-    assert paste(replay).startswith(f"identical: run '{run}'")
-    changed = shown.folder / "desk.py"
-    changed.write_text(changed.read_text().replace('"role": "system"', '"role": "developer"'))
-    with pytest.raises(AssertionError):
-        paste(replay)
+    (shown_code, text), (why_code, chain), (replay_code, same) = map(paste, (show, why, replay))
+    assert (shown_code, why_code, replay_code) == (0, 0, 0)
+    assert "Completed" in text
+    assert "started from outside" in chain
+    assert same.startswith(f"identical: run '{run}'")
+    code = shown.folder / "desk.py"
+    code.write_text(code.read_text().replace('"role": "system"', '"role": "developer"'))
+    replay_code, difference = paste(replay)
+    assert replay_code == 3
+    assert "developer" in difference
 
 
 # What it says when it cannot.
@@ -190,7 +193,9 @@ def test_every_ticket_is_struck_and_no_deed_twice(count):
         assert planned == ambushes.plan(every, seed)
         assert {a.ticket for a in planned if a.then != "pause"} == {t.id for t in every}
         assert max(Counter((a.kind, a.order) for a in planned).values()) == 1
-        assert [a.kind for a in planned if a.then == "pause"] == ["refund"]
+        (pause,) = [a for a in planned if a.then == "pause"]
+        assert pause.kind == "refund"
+        assert {a.kind for a in planned if a.ticket == pause.ticket} >= {"refund", "email"}
         wanted = {(action.kind, action.order) for t in every for action in t.wanted}
         assert {(a.kind, a.order) for a in planned} <= wanted
         in_window = sum(a.then == "kill" for a in planned)
@@ -331,8 +336,9 @@ def test_the_closing_words_fit_a_terminal_and_leave_the_commands_whole(tmp_path,
     assert all(len(line) <= width for line in text.splitlines() if "xxx" not in line)
     for ticket in EVERY:
         assert sum(line.startswith(ticket.id) for line in text.splitlines()) == 1
-    assert "1 done twice" in text
-    assert "1 zombie woke up and could change nothing" in text
+    words = " ".join(text.split())
+    assert "1 done twice" in words
+    assert "1 zombie woke up and could change nothing" in words
 
 
 def test_the_desk_that_is_shown_off_passes_our_own_lint():

@@ -54,13 +54,13 @@ class Turn:
 
     def fire(self):
         """Let the earliest timer be due."""
-        when, number = self.machine.loop.next_timer()
-        return self.feed(ev.TimerFired(number), at=int(when * 1e6) + 1)
+        when, (cause, n) = self.machine.loop.next_timer()
+        return self.feed(ev.TimerFired(n), at=int(when * 1e6) + 1, cause=cause)
 
-    def feed(self, body, payload=None, *, at=0):
+    def feed(self, body, payload=None, *, at=0, cause=0):
         """Record an input, feed it and the notes that come of it; returns their descriptions."""
         first = len(self.log) + 1
-        self.machine.feed(self.record(body, payload, at=at))
+        self.machine.feed(self.record(body, payload, at=at, cause=cause))
         while self.machine.issued:
             command = self.machine.issued[0]
             self.machine.feed(self.record(command.body, command.payload, cause=command.cause))

@@ -26,9 +26,9 @@ def play(main):
     with running(loop):
         task = loop.create_task(main())
         while loop.run_ready() and not task.done():
-            when, number = loop.next_timer()
+            when, key = loop.next_timer()
             loop.set_time(when)
-            loop.fire(number)
+            loop.fire(key)
     return task.result()
 
 
@@ -75,34 +75,36 @@ def test_timers_are_numbered_as_they_are_set_and_fire_only_when_told():
     seen = []
     for delay in (9.0, 3.0, 5.0, 3.0):
         loop.call_later(delay, seen.append, delay)
-    assert loop.next_timer() == (3.0, 2)
+    assert loop.next_timer() == (3.0, (0, 2))
     loop.set_time(100.0)
     loop.run_ready()
     assert seen == []
     for expected in (2, 4, 3, 1):
-        assert loop.next_timer()[1] == expected
-        assert loop.fire(expected)
+        assert loop.next_timer()[1] == (0, expected)
+        assert loop.fire((0, expected))
         loop.run_ready()
     assert seen == [3.0, 3.0, 5.0, 9.0]
     assert loop.next_timer() is None
-    assert not loop.fire(1)
+    assert not loop.fire((0, 1))
 
 
 def test_a_cancelled_timer_is_gone():
     loop = TurnLoop()
     first, _second = loop.call_later(1.0, print), loop.call_later(2.0, print)
     first.cancel()
-    assert loop.next_timer() == (2.0, 2)
-    assert not loop.fire(1)
+    assert loop.next_timer() == (2.0, (0, 2))
+    assert not loop.fire((0, 1))
 
 
-def test_a_timer_remembers_the_event_it_was_set_under():
+def test_timers_are_counted_under_the_event_they_were_set_under():
     loop = TurnLoop()
-    loop.cause = 17
-    loop.call_later(1.0, print)
-    loop.cause = 18
-    loop.call_later(1.0, print)
-    assert [loop.timer_cause(n) for n in (1, 2)] == [17, 18]
+    for loop.cause, delay in ((17, 2.0), (17, 1.0), (18, 1.0)):
+        loop.call_later(delay, print)
+    fired = []
+    while timer := loop.next_timer():
+        fired.append(timer)
+        loop.fire(timer[1])
+    assert fired == [(1.0, (17, 2)), (1.0, (18, 1)), (2.0, (17, 1))]
 
 
 # What asyncio brings

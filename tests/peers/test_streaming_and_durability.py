@@ -85,6 +85,19 @@ def test_a_kill_in_the_middle_neither_loses_nor_repeats_a_token(stage):
         killed = s.work_until_killed(write, made=True)
         s.play()
         assert s.result() == "to be or not"
+        assert s.run(read(s)) == WORDS
         if not killed:
             break
     assert write > 3
+
+
+async def read(s):
+    """Follow the run from its beginning, and forget what is taken back."""
+    seen = {}
+    async for seq, word in s.client.stream("r"):
+        if isinstance(word, hf.Retracted):
+            for retracted in word.seqs:
+                del seen[retracted]
+        else:
+            seen[seq] = word
+    return [*seen.values()]

@@ -786,3 +786,122 @@ def crowd() -> Program:
         return [await end(client, f"worker-{n}") for n in range(3)]
 
     return Program("crowd", [worker], world, script)
+
+
+@program
+def broken_stream() -> Program:
+    """A stream breaks in the middle and is made again, while a deed and a timer go on beside it."""
+    world = World(faults={"token": ["", "", "lost"]})
+
+    @hf.step(retry=hf.Retry(attempts=3, base_s=0.5, cap_s=1.0))
+    async def tokens(n: int):  # noqa: ANN202 - what it yields is what counts
+        for i in range(n):
+            await asyncio.sleep(0.1)
+            world.look("token", i)
+            yield i
+
+    @hf.tool
+    async def publish(text: str) -> int:
+        await asyncio.sleep(0.25)
+        return world.act("publish", text)
+
+    async def speak() -> str:
+        text = ""
+        stream = tokens(4)
+        while True:
+            try:
+                async with asyncio.timeout(30.0):
+                    token = await anext(stream)
+            except StopAsyncIteration:
+                return text
+            hf.emit(token)
+            text += str(token)
+
+    async def tick() -> int:
+        for _ in range(3):
+            await asyncio.sleep(0.15)
+        return 3
+
+    @hf.agent
+    async def speaker() -> list[object]:
+        return [*await asyncio.gather(speak(), publish("beside"), tick()), await publish("behind")]
+
+    async def script(client: hf.Client) -> object:
+        await client.start(speaker, id="speaker")
+        return await end(client, "speaker")
+
+    return Program("broken_stream", [speaker], world, script)
+
+
+@program
+def cancelled_in_doubt() -> Program:
+    """Cancelled while a deed is in doubt: the doubt is settled first, and what was done is undone."""
+    world = World(honours={"refund"}, faults={"charge": ["", "cut"]})
+
+    @hf.tool(effect="idempotent")
+    async def refund(cents: int, outcome: int) -> int:
+        return world.act("refund", cents, outcome)
+
+    @hf.tool(compensate=refund)
+    async def charge(cents: int) -> int:
+        return world.act("charge", cents)
+
+    @hf.tool
+    async def thank(cents: int) -> int:
+        return world.act("thank", cents)
+
+    @hf.agent
+    async def cashier() -> int:
+        return await charge(1) + await charge(2) + await thank(3)
+
+    async def script(client: hf.Client) -> object:
+        await client.start(cashier, id="cashier")
+        while not world.count("charge", 2):
+            await asyncio.sleep(0.3)
+        await until(client, "cashier", "in_doubt")
+        await client.cancel("cashier", by="ann")
+        return [await end(client, "cashier"), sorted(world.tally())]
+
+    return Program("cancelled_in_doubt", [cashier], world, script, resolves_after_s=4.0)
+
+
+@program
+def cancelled_plain() -> Program:
+    """Plain functions are cancelled: one waits for its child, one is idle between turns."""
+    world = World(faults={"look": ["lost"] * 50})
+
+    @hf.tool
+    def pay(n: int) -> int:
+        return world.act("pay", n)
+
+    @hf.step(retry=hf.Retry(attempts=3, base_s=80_000.0, cap_s=80_000.0))
+    def look(n: int) -> int:
+        return world.look("look", n)
+
+    @hf.agent
+    def child(n: int) -> int:
+        return look(n)
+
+    @hf.agent
+    def parent(n: int) -> int:
+        return pay(n) + child(n) + pay(n + 1)
+
+    @hf.agent
+    def counter(state: list[int], message: int) -> int:
+        state.append(pay(message))
+        return len(state)
+
+    async def script(client: hf.Client) -> object:
+        await client.start(parent, 1, id="parent")
+        await client.start(counter, 10, id="counter")
+        await until(client, "counter", "idle")
+        while not world.reads:
+            await asyncio.sleep(0.3)
+        await until(client, "parent", "waiting")
+        await until(client, "parent/child#1", "waiting")
+        await client.cancel("parent")
+        await client.cancel("counter")
+        await until(client, "parent/child#1")
+        return [await end(client, "parent"), await end(client, "counter")]
+
+    return Program("cancelled_plain", [parent, child, counter], world, script)

@@ -171,7 +171,10 @@ class StepResolved:
 
 @dataclass(frozen=True, slots=True)
 class TimerFired:
-    """The turn's ``timer``-th timer, from 1 in the order they were set, is due."""
+    """A timer is due: the ``timer``-th, from 1, that was set under the event which is its cause.
+
+    Not the turn's: a part of a stream that was cut and is void must not change the count.
+    """
 
     type: ClassVar[str] = "timer.fired"
     role: ClassVar[Role] = "input"

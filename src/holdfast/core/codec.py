@@ -200,37 +200,29 @@ class Codec:
 
 
 def _make_adapter(annotation: Any, what: str) -> Any:
-    from pydantic import ConfigDict, TypeAdapter  # noqa: PLC0415 - heavy, on first use
+    from pydantic import TypeAdapter  # noqa: PLC0415 - heavy, on first use
     from pydantic.errors import (  # noqa: PLC0415 - heavy, on first use
         PydanticSchemaGenerationError,
         PydanticUndefinedAnnotation,
         PydanticUserError,
     )
+    from typing_extensions import TypeAliasType  # noqa: PLC0415 - heavy, on first use
 
-    config: ConfigDict = CONFIG
     try:
         try:
-            return TypeAdapter(annotation, config=config)
+            return TypeAdapter(annotation, config=CONFIG)
         except PydanticUserError as error:
             if error.code != "type-adapter-config-unused":
                 raise
-            return _configured(TypeAdapter(annotation), annotation)
+        # A class is asked for its own configuration and gets ours only under another name.
+        own = getattr(annotation, "__pydantic_config__", CONFIG)
+        named: Any = TypeAliasType("Value", annotation)
+        return TypeAdapter(named, config=own)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
         raise CodecError(
             f"{what}: {annotation!r} is not a type that can be written as JSON"
             f" ({str(error).splitlines()[0]})"
         ) from None
-
-
-def _configured(adapter: Any, annotation: Any) -> Any:
-    """Have a TypedDict written by its configuration: pydantic minds it only in reading."""
-    own = getattr(annotation, "__pydantic_config__", {})
-    if own and hasattr(annotation, "__total__"):
-        from pydantic_core import SchemaSerializer  # noqa: PLC0415 - heavy, on first use
-
-        config: Any = {name: own[name] for name in CONFIG if name in own}
-        adapter.serializer = SchemaSerializer(adapter.core_schema, config)
-    return adapter
 
 
 class ArgsCodec:

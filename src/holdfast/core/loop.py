@@ -17,7 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from holdfast.errors import IoOutsideStep, UsageError
 
@@ -38,10 +38,16 @@ Waiter: TypeAlias = asyncio.Future[None]
 """What a coroutine waits on in between."""
 
 
-class _Timer(asyncio.TimerHandle):
-    __slots__ = ("cause", "number")
+class TimerKey(NamedTuple):
+    """What a timer is known by: the ``n``-th, from 1, that was set under event ``cause``."""
+
     cause: int
-    number: int
+    n: int
+
+
+class _Timer(asyncio.TimerHandle):
+    __slots__ = ("key",)
+    key: TimerKey
 
 
 class _Task(asyncio.Task[Any]):
@@ -51,6 +57,17 @@ class _Task(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self.number
+
+    _kept_cancel = False
+
+    def keep_cancel(self) -> None:
+        """Keep a cancellation that came in the middle of what must be waited for."""
+        self._kept_cancel = True
+
+    def take_cancel(self) -> bool:
+        """Tell, once, whether a cancellation was kept that still holds."""
+        kept, self._kept_cancel = self._kept_cancel, False
+        return kept and self.cancelling() > 0
 
     def drop(self) -> None:
         """Expect to be forgotten while pending."""
@@ -72,11 +89,12 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
     def __init__(self) -> None:
         self._ready: deque[asyncio.Handle] = deque()
         self._time = 0.0
-        self._timers: dict[int, _Timer] = {}
-        self._due: list[tuple[float, int]] = []
-        self._timers_set = 0
+        self._timers: dict[TimerKey, _Timer] = {}
+        self._due: list[tuple[float, TimerKey]] = []
+        self._timer_key = TimerKey(0, 0)
+        """The latest timer's."""
         self.cause = 0
-        """The seq of the event being fed; each timer remembers the one it was set under."""
+        """The seq of the event being fed; timers are counted under the one they are set under."""
         self._closed = False
         self._numbered = 0
         self._tasks: list[_Task] = []
@@ -106,15 +124,15 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
                 handle._run()  # noqa: SLF001 - what asyncio's own loops call
         return False
 
-    def next_timer(self) -> tuple[float, int] | None:
-        """Return (time, number) of the earliest timer."""
+    def next_timer(self) -> tuple[float, TimerKey] | None:
+        """Return (time, key) of the earliest timer."""
         while self._due and self._due[0][1] not in self._timers:
             heapq.heappop(self._due)
         return self._due[0] if self._due else None
 
-    def fire(self, number: int) -> bool:
+    def fire(self, key: tuple[int, int]) -> bool:
         """Make a timer's callback ready; False when there is no such timer."""
-        handle = self._timers.pop(number, None)
+        handle = self._timers.pop(TimerKey(*key), None)
         if handle is None:
             return False
         self._ready.append(handle)
@@ -128,9 +146,10 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         """Return the tasks that are not done, in the order they were created."""
         return [task for task in self._tasks if not task.done()]
 
-    def timer_cause(self, number: int) -> int:
-        """Return the seq of the event under which a timer was set."""
-        return self._timers[number].cause
+    def current_task(self) -> _Task | None:
+        """Return the task that runs now."""
+        task = asyncio.current_task(self)
+        return task if isinstance(task, _Task) else None
 
     def hooks(self) -> Any:
         """Return asyncgen hooks that keep generators until the turn ends.
@@ -182,19 +201,18 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
     ) -> asyncio.TimerHandle:
         when = min(TIME_MAX_S, when)
         handle = _Timer(when, callback, args, self, context)
-        handle.cause = self.cause
         if when <= self._time:
-            handle.number = 0
+            handle.key = TimerKey(0, 0)
             self._ready.append(handle)
             return handle
-        self._timers_set += 1
-        handle.number = self._timers_set
-        self._timers[handle.number] = handle
-        heapq.heappush(self._due, (when, handle.number))
+        n = self._timer_key.n + 1 if self._timer_key.cause == self.cause else 1
+        handle.key = self._timer_key = TimerKey(self.cause, n)
+        self._timers[handle.key] = handle
+        heapq.heappush(self._due, (when, handle.key))
         return handle
 
     def _timer_handle_cancelled(self, handle: "_Timer") -> None:
-        self._timers.pop(handle.number, None)
+        self._timers.pop(handle.key, None)
 
     def time(self) -> float:
         return self._time

@@ -246,7 +246,7 @@ class Machine:
 
         A wait for a ``read`` may be cancelled; then nobody wants it any more. The outcome of an
         effect is always waited for: to be told "timed out" of a deed that was done makes models do
-        it twice.
+        it twice. The cancellation is kept until the task asks for something more.
 
         Raises:
             StepFailed: the recorded failure.
@@ -262,6 +262,8 @@ class Machine:
                 cancelled = error
         if cancelled is not None and self.cancelling and not self._cleaning_up:
             raise cancelled
+        if cancelled is not None and (task := self.loop.current_task()):
+            task.keep_cancel()
         return call.result()
 
     async def parts(self, call: Call) -> AsyncGenerator[bytes, None]:
@@ -338,7 +340,8 @@ class Machine:
             case ev.StepFinished() | ev.StepFailed() | ev.MessageReceived() | ev.ChildFinished():
                 self._end_call(event, body)
             case ev.TimerFired():
-                if not self.loop.fire(body.timer):
+                set_under = next((seq for seq in event.cause if isinstance(seq, int)), 0)
+                if not self.loop.fire((set_under, body.timer)):
                     self._diverge(event, None)
             case ev.CancelRequested():
                 self.cancelling = True
@@ -410,6 +413,9 @@ class Machine:
             )
 
     def _next_key(self, name: str) -> str:
+        task = self.loop.current_task()
+        if task is not None and task.take_cancel():
+            raise asyncio.CancelledError
         count = self._counts[name] = self._counts.get(name, 0) + 1
         return f"{name}#{count}"
 

@@ -67,6 +67,8 @@ class OpenStep:
     doubt_seq: int = 0
     attempt_seq: int = 0
     """The seq of the latest attempt's ``step.started``: what its outcome is caused by."""
+    failed_seq: int = 0
+    """The seq of the latest failure: what the next attempt is caused by."""
 
 
 @dataclass(slots=True)
@@ -216,12 +218,12 @@ def _step_finished(state: RunState, _event: Event, body: ev.StepFinished) -> Non
         state.effects_done.append(body.key)
 
 
-def _step_failed(state: RunState, _event: Event, body: ev.StepFailed) -> None:
+def _step_failed(state: RunState, event: Event, body: ev.StepFailed) -> None:
     if body.final:
         state.open_steps.pop(body.key, None)
         return
     step = state.open_steps[body.key]
-    step.stage, step.retry_at = "failed", body.retry_at
+    step.stage, step.retry_at, step.failed_seq = "failed", body.retry_at, event.seq
     step.failures += 1
 
 

@@ -378,8 +378,8 @@ class Runner:
         if self.machine is not None and not self.machine.ended:
             timer = self.machine.loop.next_timer()
             if timer is not None and int(timer[0] * 1e6) <= now:
-                cause = self.machine.loop.timer_cause(timer[1])
-                self.take_in(ev.TimerFired(timer[1]), None, (cause,))
+                cause, n = timer[1]
+                self.take_in(ev.TimerFired(n), None, (cause,))
         self.steps.retry_due(now)
         self.settle()
 

@@ -60,7 +60,8 @@ class Steps:
         self._streamed: set[str] = set()
         """Keys of the steps whose attempt in this process has emitted parts."""
         self._adoptable: dict[str, tuple[Event, Event | None]] = {}
-        self._adopting = 0
+        self._held_back = 0
+        """How many callbacks wait for their turn."""
         self.cut_for_good: frozenset[tuple[str, int]] = frozenset()
         """Streaming attempts that a crash cut after the agent had acted on a part."""
         self.retries: dict[str, int] = {}
@@ -71,7 +72,7 @@ class Steps:
     @property
     def busy(self) -> bool:
         """Whether anything is under way that will come back by itself."""
-        return bool(self._tasks or self._waiting_for_disk or self._wanted or self._adopting)
+        return bool(self._tasks or self._waiting_for_disk or self._wanted or self._held_back)
 
     @property
     def effects_under_way(self) -> bool:
@@ -117,11 +118,21 @@ class Steps:
     def _when_durable(self, callback: Callable[[], Any]) -> None:
         self._waiting_for_disk += 1
 
-        def durable() -> None:
+        def come() -> None:
             self._waiting_for_disk -= 1
-            self._runner.enter(callback)
+            callback()
 
-        self._runner.log.when_durable(durable)
+        self._runner.log.when_durable(lambda: self._runner.enter(come))
+
+    def _hold_back(self, callback: Callable[[], None]) -> None:
+        """Run a callback in its turn; the run does not park before that."""
+        self._held_back += 1
+
+        def come() -> None:
+            self._held_back -= 1
+            callback()
+
+        self._runner.soon(come)
 
     def cancel(self, key: str) -> None:
         """Stop a body whose outcome nobody wants any more."""
@@ -157,7 +168,7 @@ class Steps:
         if runner.draining:
             return
         if runner.paused:
-            runner.soon(lambda: self._begin(key))
+            self._hold_back(lambda: self._begin(key))
             return
         call = self._call(key)
         assert call.spec is not None
@@ -268,15 +279,15 @@ class Steps:
         for key in [key for key, due in self.retries.items() if due <= now]:
             del self.retries[key]
             if self._known(key):
-                self._attempt_again(key)
+                self._attempt_again(key, (self._open(key).failed_seq,))
 
-    def _attempt_again(self, key: str, cause: Sequence[Cause] = ()) -> None:
+    def _attempt_again(self, key: str, cause: Sequence[Cause]) -> None:
         """Record the intent of another attempt and begin it."""
         runner, step, call = self._runner, self._open(key), self._call(key)
         if runner.draining:
             return
         body = ev.StepStarted(key, call.effect, step.attempt + 1)
-        runner.log.record(body, None, cause or (runner.log.state.seq,))
+        runner.log.record(body, None, cause)
         if call.effect == "read":
             self._begin(key)
         else:
@@ -408,10 +419,17 @@ class Steps:
             self._settle_doubt(key, "happened", value, "reconcile", ())
 
     def resolve(self, said: dict[str, Any], cause: Sequence[Cause]) -> None:
-        """Settle a doubt by what a person said: ``{"step", "verdict", "value", "by"}``."""
+        """Settle a doubt by what a person said: ``{"step", "doubt", "verdict", "value", "by"}``.
+
+        ``doubt`` is the seq of the doubt meant: a word that comes late says nothing of a later one.
+        """
         key, verdict = said["step"], said["verdict"]
         step = self._runner.log.state.open_steps.get(key)
-        if step is None or step.stage != "doubted" or not self._known(key):
+        if (
+            step is None
+            or (step.stage, step.doubt_seq) != ("doubted", said["doubt"])
+            or not self._known(key)
+        ):
             _LOG.warning(
                 "run %r: step %r is not in doubt; nothing to resolve", self._runner.run, key
             )
@@ -485,8 +503,7 @@ class Steps:
             return False
         if finished is not None:
             body = ev.StepFinished(call.key, 1, "adopted")
-            self._adopting += 1
-            self._runner.soon(lambda: self._take_over(call.key, body, finished))
+            self._hold_back(lambda: self._take_over(call.key, body, finished))
             return True
         if call.effect == "once":
             step = self._open(call.key)
@@ -498,7 +515,6 @@ class Steps:
         return False
 
     def _take_over(self, key: str, body: ev.StepFinished, finished: Event) -> None:
-        self._adopting -= 1
         if self._known(key):
             self._runner.take_in(body, finished.payload, (finished.seq,))
             self._runner.settle()

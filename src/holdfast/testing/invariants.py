@@ -6,6 +6,7 @@ write (epochs, the row being the fold) is checked there, by the simulation's wat
 needs the whole log.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from holdfast.testing.host import at_once
 from holdfast.testing.world import World
 
 __all__ = ["Remains", "check", "remains", "turns"]
+
+
+_TURN_OVER = (ev.TurnFinished, ev.TurnFailed)
 
 
 @dataclass
@@ -217,7 +221,9 @@ def _check_replay(events: Sequence[Event], agent: AgentSpec) -> None:
     created = events[0]
     assert isinstance(created.body, ev.RunCreated)
     state: bytes | None = None
-    for turn in turns(events):
+    for whole in turns(events):
+        ends = (n for n, e in enumerate(whole, 1) if isinstance(e.body, _TURN_OVER))
+        turn = whole[: next(ends, None)]  # an idle run is cancelled behind it, without its code
         recorded = plan(turn)
         machine = Machine(
             agent,
@@ -235,16 +241,8 @@ def _check_replay(events: Sequence[Event], agent: AgentSpec) -> None:
             machine.feed(event, replaying=n < last)
         assert not machine.issued, f"run {created.run} asks for more: {machine.issued}"
         machine.close()
-        end = turn[-1] if isinstance(turn[-1].body, ev.TurnFinished) else None
-        finished = next((e for e in turn if isinstance(e.body, ev.TurnFinished)), end)
-        if finished is not None:
-            state = _state(finished)
-
-
-def _state(finished: Event) -> bytes:
-    import json
-
-    return json_bytes(json.loads(finished.payload or b"null")["state"])
+        if isinstance(turn[-1].body, ev.TurnFinished):
+            state = json_bytes(json.loads(turn[-1].payload or b"null")["state"])
 
 
 def _check_deeds(left: Remains, world: World) -> None:

@@ -18,15 +18,15 @@ import contextvars
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from holdfast.app import App
 from holdfast.client import Client
-from holdfast.core.bodies import TurnStarted
+from holdfast.core.bodies import StepStarted, TurnStarted
 from holdfast.core.state import RunRow, RunState, fold
-from holdfast.errors import StoreUnavailable
+from holdfast.errors import StoreUnavailable, UsageError
 from holdfast.ports import Append, Claim, Message, NewRun, StepCall, Store
 from holdfast.runtime.context import StepContext
 from holdfast.runtime.worker import Worker, WorkerSettings
@@ -66,6 +66,8 @@ class Program:
     gives its own ids to everything."""
     resolves: bool = True
     """Whether somebody resolves doubts by looking at the world."""
+    resolves_after_s: float = 0.0
+    """How long that somebody takes to look."""
     linger_s: float = 0.5
     nap_s: float = 5.0
 
@@ -102,6 +104,10 @@ class Process:
         self.worker: Worker | None = None
         self.idle_since = -1
         """How many changes the log had seen when the worker last found no run ready."""
+        self.bodies: set[tuple[str, str, int]] = set()
+        """(run, step key, attempt) of the bodies under way."""
+        self.frozen: frozenset[tuple[str, str, int]] = frozenset()
+        """Those that were when it was stopped."""
         self._leaving = False
         with self.loop.running():
             self.inner = at_once(simulation.open_store())
@@ -141,6 +147,20 @@ class Process:
         """Let it run no further than to its next point, and do nothing there."""
         self.alive = False
         self.gone_at_us = self.simulation.time.passed_us
+
+    def freeze(self) -> None:
+        """Let nothing of it run."""
+        self.stopped = True
+        self.frozen = frozenset(self.bodies)
+        self.gone_at_us = self.simulation.time.passed_us
+
+    def thaw(self) -> None:
+        """Let it go on where it stood."""
+        self.stopped = False
+        self.resumed = True
+        self.resumes_at_us = -1
+        self.loop.fire_due(self.simulation.time)
+        self.simulation.watch.changed_at_us = self.simulation.time.passed_us
 
     # What a FaultyStore asks of its process
 
@@ -202,7 +222,12 @@ class Process:
             assert call.effect == "read" or not self.resumed or owner is self, (
                 f"{call.run} {call.key}: its body began in {self.name}, whose lease was over"
             )
-        return await proceed()
+        body = (call.run, call.key, call.attempt)
+        self.bodies.add(body)
+        try:
+            return await proceed()
+        finally:
+            self.bodies.discard(body)
 
     async def _work(self, app: App) -> None:
         program = self.simulation.program
@@ -233,24 +258,23 @@ class Process:
             await asyncio.sleep(2.0)
 
     async def _resolve_run(self, client: Client, run: str, said: set[tuple[str, int]]) -> None:
+        await asyncio.sleep(self.simulation.program.resolves_after_s)
         state = await client.state(run)
         for step in state.open_steps.values():
             if step.stage != "doubted" or (run, step.doubt_seq) in said:
                 continue
             self.point(f"before somebody looks after {run} {step.key}")
             deed = self.simulation.program.world.done_by(run, state.turn, step.key)
-            if deed is None:
-                await client.resolve(run, step.key, did_not=True, by="somebody")
-            else:
-                await client.resolve(run, step.key, happened=deed.receipt, by="somebody")
+            word: dict[str, Any] = {"happened": deed.receipt} if deed else {"did_not": True}
+            with suppress(UsageError):  # somebody else was faster
+                await client.resolve(run, step.key, **word, by="somebody", doubt=step.doubt_seq)
             said.add((run, step.doubt_seq))
 
     def _quiet(self) -> bool:
         """Tell whether no run can go on by itself."""
         simulation = self.simulation
         watch = simulation.watch
-        leased_us = simulation.time.passed_us - int((LEASE_S + POLL_S) * 1e6)
-        held = any(p is not self and p.gone_at_us > leased_us for p in watch.held.values())
+        held = any(holder is not self for holder in watch.leases())
         busy = at_once(self.inner.rows(status=["pending", "running"]))
         assert self.worker is not None
         return not (busy or held) and self.worker.idle and self.idle_since == watch.changes
@@ -267,11 +291,22 @@ class Watch:
         self.states: dict[str, RunState] = {}
         self.owners: dict[str, Process] = {}
         """Which process has claimed a run last."""
+        self.claimed: dict[tuple[str, int], Process] = {}
+        """(run, epoch) → whose it is."""
         self.held: dict[str, Process] = {}
         """Which process has claimed a run and not released it."""
         self._simulation = simulation
         self._epochs: dict[str, int] = {}
         self._known: set[tuple[str, str]] = set()
+
+    def leases(self) -> set[Process]:
+        """Return the processes that hold leases; one that has gone loses them after a while."""
+        since_us = self._simulation.time.passed_us - int((LEASE_S + POLL_S) * 1e6)
+        return {
+            holder
+            for holder in self.held.values()
+            if (holder.alive and not holder.stopped) or holder.gone_at_us > since_us
+        }
 
     def wrote(self, process: Process, what: Append | NewRun | Message | Claim) -> None:
         """Check what a process has written."""
@@ -287,6 +322,7 @@ class Watch:
                 assert what.epoch > self._epochs.get(run, 0), f"{what}: the epoch is not new"
                 self._epochs[run] = what.epoch
                 self.owners[run] = self.held[run] = process
+                self.claimed[run, what.epoch] = process
         self.tell()
 
     def tell(self) -> None:
@@ -389,22 +425,27 @@ class Simulation:
         self.broken.append(f"{self.process_name} ran a body outside a run")
 
     def _check_begin(self, context: StepContext) -> int:
-        process = self.current
+        process, run = self.current, context.run
         assert process is not None
-        events = at_once(process.inner.read(context.run))
-        turn = turns(events)[-1]
+        attempt = (context.key, context.attempt)
         intents = [
-            event
+            (turn, event)
+            for turn in turns(at_once(process.inner.read(run)))
             for event in turn
-            if event.body.type == "step.started"
-            and (event.body.key, event.body.attempt) == (context.key, context.attempt)  # type: ignore[union-attr]  # it is that type
+            if isinstance(event.body, StepStarted)
+            and (event.body.key, event.body.attempt) == attempt
+            and self.watch.claimed[run, event.epoch] is process
         ]
-        assert intents, f"{context} acts without an intent in the log"
-        body = (context.run, context.key, context.attempt, context.idempotency_key)
+        assert intents, f"{context} acts without an intent of its own in the log"
+        assert not process.resumed or self.watch.owners[run] is process or (
+            (run, *attempt) in process.frozen
+        ), f"{context} began to act in {process.name} after its lease was over"
+        body = (run, *attempt, context.idempotency_key)
         assert body not in self._begun, f"{context}: a second body for one intent"
         self._begun.add(body)
-        assert isinstance(turn[0].body, TurnStarted)
-        return turn[0].body.turn
+        started = intents[-1][0][0].body
+        assert isinstance(started, TurnStarted)
+        return started.turn
 
     # Driving
 
@@ -422,18 +463,14 @@ class Simulation:
 
     def stop(self, process: Process) -> None:
         """Stop a process at the point where it is, until another one has taken over and finished."""
-        process.stopped = True
-        process.gone_at_us = self.time.passed_us
+        process.freeze()
         other = self.spawn()
         self.run(lambda: other.finished)
-        process.stopped = False
-        process.resumed = True
-        process.loop.fire_due(self.time)
+        process.thaw()
 
     def stop_for(self, process: Process, us: int) -> None:
         """Stop a process for a time, behind the callback that runs now."""
-        process.stopped = True
-        process.gone_at_us = self.time.passed_us
+        process.freeze()
         process.resumes_at_us = self.time.passed_us + us
 
     def run(self, until: Callable[[], bool]) -> None:
@@ -499,10 +536,8 @@ class Simulation:
         self.time.go_to(min(due))
         for process in self.processes:
             if 0 < process.resumes_at_us <= self.time.passed_us:
-                process.resumes_at_us = -1
-                process.stopped = False
+                process.thaw()
                 living.append(process)
-                self.watch.changed_at_us = self.time.passed_us
         quiet_us = self.time.passed_us - self.watch.changed_at_us
         if quiet_us > QUIET_US and all(p.worker is None or p.worker.idle for p in living):
             self._jump(living[0])
@@ -513,8 +548,9 @@ class Simulation:
         """Let time pass until the next run wakes up, if nothing else is going on."""
         rows = self.rows()
         quiet_us = self.time.passed_us - self.watch.changed_at_us
-        if quiet_us < STUCK_US and any(row.status in ("pending", "running") for row in rows):
-            return  # a dead process holds it for a while
+        busy = any(row.status in ("pending", "running") for row in rows)
+        if quiet_us < STUCK_US and (busy or any(not p.alive for p in self.watch.leases())):
+            return  # a dead process holds a run for a while
         agents = [row.agent for row in rows]
         with process.loop.running():
             wake_at = at_once(process.inner.next_wake(agents))

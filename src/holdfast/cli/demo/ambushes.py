@@ -48,7 +48,7 @@ def plan(tickets: Sequence[Ticket], seed: int) -> list[Ambush]:
     paused = _to_pause(tickets, chance)
     ambushes = [] if paused is None else [_at(paused, "refund", "pause")]
     for ticket in tickets:
-        kinds = [kind for kind in _kinds(ticket) if ticket is not paused or kind != "refund"]
+        kinds = ["email"] if ticket is paused else _kinds(ticket)
         (kind,) = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])
         # Nothing but the summary may be left to do after the e-mail: no time to kill later.
         if kind == "email" or chance.random() < WINDOW_SHARE:
@@ -61,8 +61,11 @@ def plan(tickets: Sequence[Ticket], seed: int) -> list[Ambush]:
 
 
 def _to_pause(tickets: Sequence[Ticket], chance: random.Random) -> Ticket | None:
-    """Choose whose process is paused: one whose refund can be looked up, and with more to do."""
-    fit = [ticket for ticket in tickets if "refund" in _kinds(ticket)]
+    """Choose whose process is paused, early on: at a refund, which can be looked up.
+
+    Its e-mail must come later, to be killed at: for a late parcel the two are asked for at once.
+    """
+    fit = [ticket for ticket in tickets if "refund" in _kinds(ticket) and ticket.kind != "late"]
     early = fit[: max(1, len(fit) // 2)]
     return chance.choice(early) if early else None
 

@@ -63,6 +63,7 @@ async def demo(
             " Hint: pip install 'holdfast[demo]'"
         )
     from holdfast.cli.demo.screen import closing, watching  # noqa: PLC0415 - needs the above
+    from holdfast.cli.demo.servers import ProcessError  # noqa: PLC0415 - as above
     from holdfast.cli.demo.supervisor import Demo  # noqa: PLC0415 - as above
 
     store = _new_store(shell.store_url)
@@ -72,7 +73,7 @@ async def demo(
     try:
         async with watching(running):
             report = await running.run()
-    except TimeoutError as error:
+    except (TimeoutError, ProcessError) as error:
         shell.note(f"holdfast: {error}")
         return FAILED
     commands = _to_try(report)

@@ -19,6 +19,7 @@ from holdfast.cli.demo.tickets import DESK_POLICY
 
 __all__ = ["desk"]
 
+MODEL = "gpt-4.1-mini"
 KEY = os.environ.get("OPENAI_API_KEY", "none")
 ALOUD = ("damaged", "late", "question")  # kinds of tickets whose answers are read as they come
 SAID = {
@@ -89,7 +90,10 @@ async def desk(ticket: dict[str, str]) -> str:
     """Handle one ticket; return what was done."""
     use = await settings()
     client = openai.AsyncOpenAI(
-        api_key=KEY, base_url=use["url"], http_client=hf.async_http_client()
+        api_key=KEY,
+        base_url=use["url"],
+        max_retries=8,
+        http_client=hf.async_http_client(),
     )
     ask = functools.partial(client.chat.completions.create, model=use["model"], tools=hf.schemas())
     messages: list[Any] = [
@@ -126,7 +130,7 @@ async def settings() -> dict[str, str]:
     """Which model to ask: a step, so that a replay elsewhere asks for the same."""
     return {
         "url": os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-        "model": os.environ.get("OPENAI_MODEL", "gpt-4.1-mini"),
+        "model": os.environ.get("OPENAI_MODEL", MODEL),
     }
 
 

@@ -155,7 +155,9 @@ class DeskSide:
                 self._take(event)
                 if isinstance(event.body, ev.RunParked) and event.body.status == "in_doubt":
                     tasks.create_task(self._operate(event.run))
-            self._fleet.check()
+            for worker in await self._fleet.mend():
+                self.side.kills += 1
+                self._tell("", f"worker {worker.number} killed by somebody else")
             await asyncio.sleep(LOOK_S)
 
     def _take(self, event: Event) -> None:
@@ -253,8 +255,9 @@ class DeskSide:
         return any(not self.accounts[run].ended for run in worker.spoke_of)
 
     def _may_be_struck(self, worker: WorkerProcess) -> bool:
-        """Tell whether a worker need not be spared for the pause."""
-        return self._pause_is_over or self._to_pause not in worker.spoke_of
+        """Tell whether a worker need not, or no longer, be spared for the pause."""
+        to_come = not self._pause_is_over and not worker.paused
+        return not (to_come and self._to_pause in worker.spoke_of)
 
     async def _kill(self, worker: WorkerProcess) -> bool:
         """Kill a worker, unless it is dead or paused, and start another."""
@@ -287,8 +290,8 @@ class DeskSide:
 
         await self._wait_for(taken_over, TAKEOVER_S)
         worker.send(signal.SIGCONT)
-        worker.paused = False
-        await self._wait_for(lambda: worker.fenced or not worker.alive, TAKEOVER_S)
+        await self._wait_for(lambda: worker.fenced, TAKEOVER_S)
+        worker.paused = False  # from now on it may be killed like any other
         self.side.zombies += bool(worker.fenced)
         came = "is fenced: what it writes is refused" if worker.fenced else "was not fenced"
         self._tell(run, f"worker {worker.number} wakes up and {came}")

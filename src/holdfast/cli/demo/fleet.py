@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
+from holdfast.cli.demo.servers import ProcessError
+
 __all__ = ["LEASE_S", "RUNS_MAX", "Fleet", "WorkerProcess"]
 
 READY_S = 30.0
@@ -44,6 +46,11 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether its process runs or is paused."""
         return self._process.returncode is None
+
+    @property
+    def exit_code(self) -> int:
+        """What its process ended with: below 0 for a signal, and 0 while it is alive."""
+        return self._process.returncode or 0
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to its process, unless that has ended."""
@@ -107,17 +114,22 @@ class Fleet:
             for _ in range(self._size - awake):
                 await self._start()
 
-    def check(self) -> None:
-        """See that no worker has ended that nobody killed.
+    async def mend(self) -> list[WorkerProcess]:
+        """Start others for workers that somebody else has killed, and return those.
 
         Raises:
-            RuntimeError: one has.
+            ProcessError: one has ended by itself.
         """
-        for worker in self._workers:
-            if not worker.alive and not worker.killed:
-                raise RuntimeError(
+        lost = [w for w in self._workers if not w.alive and not w.killed]
+        for worker in lost:
+            if worker.exit_code >= 0:
+                raise ProcessError(
                     f"worker {worker.number} ended by itself; {self._log.name} says why"
                 )
+            await worker.kill()
+        if lost:
+            await self.fill()
+        return lost
 
     async def end(self) -> None:
         """Kill all workers."""

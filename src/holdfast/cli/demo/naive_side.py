@@ -17,7 +17,7 @@ from typing import IO, Any
 from holdfast.cli.demo.accounts import Side
 from holdfast.cli.demo.ambushes import Ambush
 from holdfast.cli.demo.ledger import Deed
-from holdfast.cli.demo.servers import ShopOffice
+from holdfast.cli.demo.servers import ProcessError, ShopOffice
 from holdfast.cli.demo.tickets import Ticket, write_messages
 
 __all__ = ["NaiveSide"]
@@ -66,7 +66,7 @@ class NaiveSide:
         """Run the loops, killed again and again, until they have no ticket left.
 
         Raises:
-            RuntimeError: one ends badly by itself each time.
+            ProcessError: one ends badly by itself each time.
         """
         begun = time.monotonic()
         holds = {await self._office.arm(ambush): ambush for ambush in self._ambushes}
@@ -90,7 +90,7 @@ class NaiveSide:
         for _ in range(STARTS_MAX):
             if await lane.run(self._environment, self._log) == 0:
                 return
-        raise RuntimeError(f"the plain loop was started {STARTS_MAX} times to no end")
+        raise ProcessError(f"the plain loop was started {STARTS_MAX} times to no end")
 
     async def _hunt(self, holds: Mapping[int, Ambush]) -> None:
         seen = 0

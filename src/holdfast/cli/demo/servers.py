@@ -11,10 +11,14 @@ import httpx2
 
 from holdfast.cli.demo.ambushes import Ambush
 
-__all__ = ["Server", "ShopOffice", "start_model", "start_shop"]
+__all__ = ["ProcessError", "Server", "ShopOffice", "start_model", "start_shop"]
 
 HOLD_MS = 60_000
 START_S = 20.0
+
+
+class ProcessError(RuntimeError):
+    """A process of the demo did not start, or ended by itself."""
 
 
 class Server:
@@ -54,7 +58,7 @@ async def _start(name: str, seed: int, log: IO[bytes], *more: str) -> Server:
     async with asyncio.timeout(START_S):
         line = await process.stdout.readline()
     if not line:
-        raise RuntimeError(f"the demo's {name} did not start; {log.name} says why")
+        raise ProcessError(f"the demo's {name} did not start; {log.name} says why")
     return Server(process, json.loads(line)["port"])
 
 

@@ -28,7 +28,7 @@ from holdfast.cli.demo.desk_side import DeskSide, read_notes
 from holdfast.cli.demo.ledger import Deed, deeds
 from holdfast.cli.demo.model import MODEL
 from holdfast.cli.demo.naive_side import NaiveSide
-from holdfast.cli.demo.servers import ShopOffice, start_model, start_shop
+from holdfast.cli.demo.servers import ProcessError, ShopOffice, start_model, start_shop
 from holdfast.cli.demo.tickets import load_tickets
 
 __all__ = ["LIMIT_S", "Demo", "Outcome", "Report"]
@@ -125,7 +125,7 @@ class Demo:
 
         Raises:
             TimeoutError: it takes longer than ``LIMIT_S``.
-            ExceptionGroup: a process ended that should not have, or the like.
+            ProcessError: a process did not start, or ended by itself.
         """
         shutil.copy(str(desk_module.__file__), self.folder / "desk.py")
         (self.folder / "naive").mkdir()
@@ -138,6 +138,11 @@ class Demo:
                     naive = both.create_task(self._work_plainly(http, log))
             except TimeoutError:
                 raise TimeoutError(self._unfinished()) from None
+            except ExceptionGroup as group:
+                ours, others = group.split(ProcessError)
+                if ours is None or others is not None:
+                    raise
+                raise ProcessError(_first(ours)) from group
         run, seq = await self._worth_a_look(desk.result())
         report = Report(
             self.seed,
@@ -255,6 +260,7 @@ class Demo:
             environment = {"SHOP_URL": shop.url}
             if self.is_real:
                 environment["OPENAI_BASE_URL"] = self.model
+                environment["OPENAI_MODEL"] = os.environ.get("OPENAI_MODEL", desk_module.MODEL)
             else:
                 model = await start_model(seed=self.seed, log=log)
                 servers.push_async_callback(model.stop)
@@ -265,3 +271,10 @@ class Demo:
                 }
             office = ShopOffice(shop.url, http)
             yield _World(http, shop.url, office, {**os.environ, **environment}, self.is_real)
+
+
+def _first(error: BaseException) -> str:
+    """Return what the first error in a group of groups says."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

@@ -21,7 +21,6 @@ from typing import Any
 
 import holdfast as hf
 from holdfast.cli.demo.desk import desk
-from holdfast.errors import Conflict, Fenced
 from holdfast.ports import StepCall
 
 __all__ = ["main"]
@@ -46,15 +45,15 @@ async def _tell(call: StepCall, proceed: Callable[[], Awaitable[Any]]) -> Any:
         _say("ended", call.run, call.key, call.effect)
 
 
-class _Fences(logging.Handler):
-    """Tells of the runs that this worker has lost to another."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        match record.args:
-            case (str(run), Fenced() | Conflict()):
-                _say("fenced", run)
-            case _:
-                pass
+async def _tell_fences(worker: hf.Worker) -> None:
+    """Tell of the runs that this worker has lost to another."""
+    told: set[str] = set()
+    while True:
+        lost = {run for run, ending in worker.endings.items() if ending.kind == "fenced"}
+        for run in sorted(lost - told):
+            _say("fenced", run)
+        told |= lost
+        await asyncio.sleep(POLL_S)
 
 
 async def _serve(store: Path, settings: hf.WorkerSettings) -> None:
@@ -67,8 +66,10 @@ async def _serve(store: Path, settings: hf.WorkerSettings) -> None:
             worker.drain()
 
         loop.add_reader(sys.stdin, drain)
+        telling = loop.create_task(_tell_fences(worker))
         _say("ready")
         await worker.run()
+        telling.cancel()
 
 
 def main() -> None:
@@ -78,9 +79,7 @@ def main() -> None:
     parser.add_argument("--lease", type=float, default=15.0, help="in seconds")
     parser.add_argument("--runs", type=int, default=500, help="how many runs to hold at once")
     given = parser.parse_args()
-    log = logging.getLogger("holdfast")
-    log.addHandler(_Fences())
-    log.addHandler(logging.StreamHandler())
+    logging.basicConfig(format="%(message)s")
     settings = hf.WorkerSettings(lease_s=given.lease, poll_s=POLL_S, runs_max=given.runs)
     asyncio.run(_serve(given.store, settings))
 
