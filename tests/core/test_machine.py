@@ -162,6 +162,67 @@ def test_another_turn_draws_otherwise(turn):
     assert replies[0] != replies[1]
 
 
+def test_a_question_is_answered_under_its_key_which_names_the_turn(turn):
+    @hf.agent
+    async def curious(state: int) -> str:
+        return await hf.ask(f"what is {state}?")
+
+    for number, topic in ((1, "ask#1"), (2, "ask#1@2")):
+        t = turn(curious, turn=number, state=number)
+        assert t.begin() == [f"question.asked {topic}"]
+        assert t.machine.calls["ask#1"].topic == topic
+        t.tell("ask#1", topic, "a number")
+        assert t.result == {"reply": "a number", "state": number}
+
+
+def test_a_child_is_a_run_below_its_mother_whose_name_tells_the_turn(turn):
+    @hf.agent
+    async def mother(state: int) -> list[int]:
+        return await two_looks(state)
+
+    for number, child in ((1, "run-1/two_looks#1"), (2, "run-1/two_looks#1.2")):
+        t = turn(mother, turn=number, state=5)
+        t.begin()
+        note = t.log[-1]
+        assert note.body == ev.ChildStarted("two_looks#1", child, "agent:two_looks")
+        assert note.payload == b"5"
+        t.feed(ev.ChildFinished("two_looks#1", child, ok=True), b"[1,2]")
+        assert t.result["reply"] == [1, 2]
+
+
+def test_a_child_that_failed_is_a_failure_here(turn):
+    @hf.agent
+    async def mother() -> str:
+        try:
+            await two_looks(1)
+        except hf.StepFailed as error:
+            return error.error_message
+        return ""
+
+    t = turn(mother)
+    t.begin()
+    error = b'{"type":"ValueError","message":"no","retryable":false}'
+    t.feed(ev.ChildFinished("two_looks#1", "run-1/two_looks#1", ok=False), error)
+    assert t.result == "no"
+
+
+def test_a_message_sent_has_an_id_of_its_own_unless_it_is_given_one(turn):
+    @hf.agent
+    async def sender(state: int) -> None:
+        for n in range(2):
+            hf.send("other", n + state, topic="t")
+        hf.send("other", 9, id="mine")
+
+    t = turn(sender, turn=3, state=0)
+    t.begin()
+    sent = [event.body for event in t.log if isinstance(event.body, ev.MessageSent)]
+    assert [(body.key, body.topic, body.id) for body in sent] == [
+        ("send#1", "t", "run-1/3/send#1"),
+        ("send#2", "t", "run-1/3/send#2"),
+        ("send#3", "", "mine"),
+    ]
+
+
 # Recorded order
 
 
@@ -321,6 +382,55 @@ def test_other_code_carries_on_where_the_log_ends(recorded):
         return await refund("b")
 
     assert diverged(recorded, job).requested == "step.started refund#2 (once)"
+
+
+def ask(text):
+    return hf.ask(text)
+
+
+async def send(to, text="hi", **options):
+    hf.send(to, text, **options)
+
+
+async def emit(value):
+    hf.emit(value)
+
+
+async def guard(name):
+    hf.version_guard(name)
+
+
+OTHERWISE = {
+    "a question": (lambda: ask("a"), lambda: ask("b")),
+    "a message": (lambda: send("a", "hi"), lambda: send("a", "ho")),
+    "a receiver": (lambda: send("a"), lambda: send("b")),
+    "a topic": (lambda: send("a", topic="t"), lambda: send("a", topic="u")),
+    "an id": (lambda: send("a", id="1"), lambda: send("a", id="2")),
+    "a value for followers": (lambda: emit(1), lambda: emit(2)),
+    "another child": (lambda: two_looks(1), race),
+    "a child's input": (lambda: two_looks(1), lambda: two_looks(2)),
+    "a guard that is gone": (lambda: guard("g"), lambda: asyncio.sleep(0)),
+    "a guard of another name": (lambda: guard("g"), lambda: guard("h")),
+    "a step for a message": (lambda: look(1), lambda: send("a")),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_other_code_asks_the_world_otherwise(turn, what):
+    def agent(first):
+        @hf.agent
+        async def job() -> None:
+            await first()
+
+        return job
+
+    before, after = map(agent, OTHERWISE[what])
+    t = turn(before)
+    t.begin()
+    machine = t.replay()
+    assert not machine.issued
+    machine.close()
+    assert diverged(t, after).seq == 2
 
 
 def test_an_outcome_nobody_asked_for_diverges(turn):

@@ -622,7 +622,7 @@ def streaming() -> Program:
     world = World()
 
     @hf.step
-    async def tokens(n: int):  # noqa: ANN202 - what it yields is what counts
+    async def tokens(n: int):
         for i in range(n):
             await asyncio.sleep(0.1)
             world.look("token", i)
@@ -794,7 +794,7 @@ def broken_stream() -> Program:
     world = World(faults={"token": ["", "", "lost"]})
 
     @hf.step(retry=hf.Retry(attempts=3, base_s=0.5, cap_s=1.0))
-    async def tokens(n: int):  # noqa: ANN202 - what it yields is what counts
+    async def tokens(n: int):
         for i in range(n):
             await asyncio.sleep(0.1)
             world.look("token", i)
@@ -810,7 +810,7 @@ def broken_stream() -> Program:
         stream = tokens(4)
         while True:
             try:
-                async with asyncio.timeout(30.0):
+                async with asyncio.timeout(10_000.0):
                     token = await anext(stream)
             except StopAsyncIteration:
                 return text

@@ -166,7 +166,7 @@ class StepResolved:
     verdict: str
     """``happened``, ``not_done`` or ``unknown``."""
     by: str
-    """``reconcile``, ``drain`` (whoever gave the run back had not begun the body), or who said so."""
+    """``reconcile``, ``drain`` (the body had not begun when the run was given back), or a name."""
 
 
 @dataclass(frozen=True, slots=True)

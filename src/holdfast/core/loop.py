@@ -10,6 +10,7 @@ of the host loop (inside a host task, asyncio would take the inner tasks for nes
 """
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import heapq
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from holdfast.errors import IoOutsideStep, UsageError
 
-__all__ = ["CALLBACKS_MAX", "TIME_MAX_S", "TurnLoop", "Waiter", "running"]
+__all__ = ["CALLBACKS_MAX", "TIME_MAX_S", "TurnLoop", "Waiter", "quietly", "running"]
 
 CALLBACKS_MAX = 200_000
 """How many callbacks run without waiting for anything before the turn counts as spinning."""
@@ -145,6 +146,14 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
     def tasks(self) -> list[_Task]:
         """Return the tasks that are not done, in the order they were created."""
         return [task for task in self._tasks if not task.done()]
+
+    def unwind(self, reason: type[BaseException]) -> None:
+        """Raise an exception in every coroutine that is left, and let go of it."""
+        for task in self.tasks():
+            task.drop()
+            coroutine: Any = task.get_coro()
+            quietly(coroutine.throw, reason())
+            quietly(coroutine.close)
 
     def current_task(self) -> _Task | None:
         """Return the task that runs now."""
@@ -301,6 +310,12 @@ class running:  # noqa: N801 - used as a function
     def __exit__(self, *_: object) -> None:
         asyncio._set_running_loop(self._before)  # noqa: SLF001 - asyncio's own, for loops
         sys.set_asyncgen_hooks(*self._hooks)
+
+
+def quietly(function: Callable[..., Any], *args: Any) -> None:
+    """Call a function that unwinds a coroutine: what comes out of it is of no use to anybody."""
+    with contextlib.suppress(BaseException):
+        function(*args)
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:

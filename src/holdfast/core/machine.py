@@ -22,10 +22,9 @@ callback.
 """
 
 import asyncio
-import contextlib
 import contextvars
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any, NoReturn
 
 import greenlet
@@ -33,7 +32,7 @@ import greenlet
 from holdfast.core import events as ev
 from holdfast.core.calls import Call, Command, Decode, describe, divergence
 from holdfast.core.failures import failure_bytes
-from holdfast.core.loop import TurnLoop, running
+from holdfast.core.loop import TurnLoop, quietly, running
 from holdfast.core.specs import AgentSpec, StepSpec, spec_of
 from holdfast.errors import HoldfastError, NotInRun, RunSuspended, UsageError
 
@@ -159,17 +158,13 @@ class Machine:
         with running(self.loop):
             if self._blocked_on is not None:
                 self._blocked_on = None
-                _swallow(self._greenlet.throw, RunSuspended())
-            for task in self.loop.tasks():
-                task.drop()
-                coroutine: Any = task.get_coro()
-                # In the turn's context: a cleanup that calls a step must find the closed machine,
-                # or it would be taken for code outside a run and its body executed.
-                self._context.run(_swallow, coroutine.throw, RunSuspended())
-                self._context.run(_swallow, coroutine.close)
+                quietly(self._greenlet.throw, RunSuspended())
+            # In the turn's context: what a coroutine calls while it unwinds must find itself in a
+            # run, or it would be taken for code outside one and its body executed.
+            self._context.run(self.loop.unwind, RunSuspended)
         self.loop.close()
         if self._greenlet:
-            _swallow(self._greenlet.throw)
+            quietly(self._greenlet.throw)
 
     # Asked by the agent's code
 
@@ -446,11 +441,7 @@ class Machine:
                 raise
             cancelled = self.cancelling and isinstance(error, asyncio.CancelledError)
             payload, decode = failure_bytes(error), None
-            body = (
-                ev.RunCancelled()
-                if cancelled
-                else (ev.TurnFailed(self.turn) if self.agent.has_state else ev.RunFailed())
-            )
+            body = ev.RunCancelled() if cancelled else self._failed()
         self._cleaning_up = True
         await self._reap()
         if isinstance(body, ev.RunCancelled | ev.RunFailed | ev.TurnFailed):
@@ -496,8 +487,10 @@ class Machine:
                 " Hint: a thread, socket or future of another loop belongs in a step."
             )
             self.ended = True
-            body = ev.TurnFailed(self.turn) if self.agent.has_state else ev.RunFailed()
-            self._issue(body, failure_bytes(error))
+            self._issue(self._failed(), failure_bytes(error))
+
+    def _failed(self) -> ev.Body:
+        return ev.TurnFailed(self.turn) if self.agent.has_state else ev.RunFailed()
 
     def _drive(self) -> None:
         while True:
@@ -507,8 +500,3 @@ class Machine:
     def _switch_out(self) -> None:
         assert self._greenlet.parent is not None
         self._greenlet.parent.switch()
-
-
-def _swallow(function: Callable[..., Any], *args: Any) -> None:
-    with contextlib.suppress(BaseException):  # what an unwinding coroutine raises is of no use
-        function(*args)

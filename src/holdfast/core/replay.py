@@ -32,6 +32,20 @@ class Plan:
     marks: frozenset[str] = frozenset()
     """The version guards passed, void ones excepted."""
 
+    def voided_step(self, key: str, args: bytes) -> tuple[Event, Event | None] | None:
+        """Return intent and outcome, if any, of a void step with this key and these arguments."""
+        intent = outcome = None
+        for event in self.voided:
+            if isinstance(event.body, ev.StepStarted) and event.body.attempt == 1:
+                if event.body.key == key:
+                    intent = event
+            elif isinstance(event.body, ev.StepFinished) and event.body.key == key:
+                outcome = event
+        if intent is None or intent.salt is None:
+            return None
+        same = ev.commitment(intent.salt, args) == intent.committed
+        return (intent, outcome) if same else None
+
 
 def plan(turn_events: Sequence[Event], *, cut: frozenset[tuple[str, int]] = frozenset()) -> Plan:
     """Sort a turn's events, ``turn.started`` first, into those to feed and those void.

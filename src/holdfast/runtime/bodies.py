@@ -8,26 +8,32 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from holdfast.core.failures import is_retryable
+from holdfast.core.retry import backoff_s
 from holdfast.core.specs import StepSpec, spec_of
 from holdfast.errors import CodecError, NotDone, StepFailed, UsageError
 from holdfast.ports import Middleware, StepCall, Transaction
 from holdfast.runtime.context import STEP, StepContext
+from holdfast.runtime.verdicts import UNKNOWN
 
 __all__ = [
     "Verdict",
     "as_error",
-    "call_reconcile",
+    "ask_reconcile",
     "call_step",
     "call_transactional",
     "retry_after_s",
     "stream_step",
     "verdict_of",
 ]
+
+_LOG = logging.getLogger("holdfast")
+RECONCILE_ATTEMPTS = 4
 
 Verdict = Literal["failed", "retry", "unknown"]
 
@@ -155,8 +161,22 @@ async def stream_step(
     return b"%d" % await _compose(call, middleware, body)
 
 
-async def call_reconcile(spec: StepSpec, args: bytes, context: StepContext) -> Any:
-    """Ask a step's ``reconcile`` what became of it; returns the outcome's value or a verdict."""
+async def ask_reconcile(spec: StepSpec, args: bytes, context: StepContext, seed: int) -> Any:
+    """Ask a step's ``reconcile`` what became of it; returns the outcome's value or a verdict.
+
+    It may fail some times, for a lookup is a request like others; then it cannot be told.
+    """
+    for attempt in range(1, RECONCILE_ATTEMPTS + 1):
+        try:
+            return await _call_reconcile(spec, args, context)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no evidence
+            _LOG.info("run %r step %s: reconcile failed: %r", context.run, context.key, error)
+            wait_s = backoff_s(attempt + 1, base_s=0.2, cap_s=5.0, seed=seed, key=context.key)
+            await asyncio.sleep(wait_s)
+    return UNKNOWN
+
+
+async def _call_reconcile(spec: StepSpec, args: bytes, context: StepContext) -> Any:
     assert spec.reconcile is not None
     inner = spec_of(spec.reconcile)
     token = STEP.set(context)

@@ -1,13 +1,14 @@
 """What the body of a step may know of itself: its attempt, its idempotency key, its transaction."""
 
 import contextvars
+import hashlib
 import warnings
 from dataclasses import dataclass
 
 from holdfast.errors import NonDurableWarning
 from holdfast.ports import Transaction
 
-__all__ = ["STEP", "StepContext", "warn_outside_run"]
+__all__ = ["STEP", "StepContext", "effect_key", "warn_outside_run"]
 
 
 @dataclass(slots=True)
@@ -19,6 +20,12 @@ class StepContext:
     attempt: int
     idempotency_key: str
     transaction: Transaction | None = None
+
+
+def effect_key(seed: int, run: str, turn: int, key: str) -> str:
+    """Return an idempotency key that no other effect of any run has: the run's seed is in it."""
+    text = f"{seed}/{run}/{turn}/{key}"
+    return "hf-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 _WARNED: set[str] = set()

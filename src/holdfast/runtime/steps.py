@@ -13,7 +13,6 @@ under way; every attempt that may have touched the world has its ``step.started`
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
@@ -30,21 +29,20 @@ from holdfast.errors import CodecError, StoreError
 from holdfast.ports import Append, Transaction
 from holdfast.runtime.bodies import (
     as_error,
-    call_reconcile,
+    ask_reconcile,
     call_step,
     call_transactional,
     retry_after_s,
     stream_step,
     verdict_of,
 )
-from holdfast.runtime.context import StepContext
+from holdfast.runtime.context import StepContext, effect_key
 from holdfast.runtime.hosting import Host
 from holdfast.runtime.verdicts import NOT_DONE, UNKNOWN
 
 __all__ = ["Steps"]
 
 _LOG = logging.getLogger("holdfast")
-RECONCILE_ATTEMPTS = 4
 
 
 class Steps:
@@ -59,7 +57,7 @@ class Steps:
         """Keys of the effects whose body this process was asked for and has not begun."""
         self._streamed: set[str] = set()
         """Keys of the steps whose attempt in this process has emitted parts."""
-        self._adoptable: dict[str, tuple[Event, Event | None]] = {}
+        self._recorded = Plan()
         self._held_back = 0
         """How many callbacks wait for their turn."""
         self.cut_for_good: frozenset[tuple[str, int]] = frozenset()
@@ -142,7 +140,7 @@ class Steps:
             task.cancel()
 
     def give_back(self) -> None:
-        """Record of each intent whose body was not begun that nothing happened: there is no doubt."""
+        """Record of each intent whose body was not begun that nothing happened: no doubt there."""
         for key in sorted(self._unbegun):
             step = self._runner.log.state.open_steps.get(key)
             if step is not None and step.effect == "once" and step.stage == "started":
@@ -221,7 +219,7 @@ class Steps:
             state.run,
             call.key,
             self._open(call.key).attempt,
-            _idempotency_key(state.seed, state.run, state.turn, call.key),
+            effect_key(state.seed, state.run, state.turn, call.key),
         )
 
     def _finished(self, key: str, task: "asyncio.Task[Any]") -> None:
@@ -382,24 +380,13 @@ class Steps:
         if call.spec.reconcile is None:
             self.doubts.add(key)
         else:
-            self._spawn(key, self._reconcile(call), self._reconciled)
-
-    async def _reconcile(self, call: Call) -> Any:
-        assert call.spec is not None
-        for attempt in range(1, RECONCILE_ATTEMPTS + 1):
-            try:
-                return await call_reconcile(call.spec, call.args, self._context(call))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is no evidence
-                _LOG.info("run %r step %s: reconcile failed: %r", self._runner.run, call.key, error)
-                wait = backoff_s(
-                    attempt + 1,
-                    base_s=0.2,
-                    cap_s=5.0,
-                    seed=self._runner.log.state.seed,
-                    key=call.key,
-                )
-                await asyncio.sleep(wait)
-        return UNKNOWN
+            self._spawn(
+                key,
+                ask_reconcile(
+                    call.spec, call.args, self._context(call), self._runner.log.state.seed
+                ),
+                self._reconciled,
+            )
 
     def _reconciled(self, key: str, task: "asyncio.Task[Any]") -> None:
         found = UNKNOWN if task.cancelled() or task.exception() is not None else task.result()
@@ -465,11 +452,7 @@ class Steps:
 
     def recover(self, recorded: Plan) -> None:
         """Take up what the log leaves open: the machine has been fed all there is."""
-        for event in recorded.voided:
-            if isinstance(event.body, ev.StepStarted) and event.body.attempt == 1:
-                self._adoptable[event.body.key] = (event, None)
-            elif isinstance(event.body, ev.StepFinished) and event.body.key in self._adoptable:
-                self._adoptable[event.body.key] = (self._adoptable[event.body.key][0], event)
+        self._recorded = recorded
         assert self._runner.machine is not None
         fresh = {call.key for call in self._wanted}
         for call in list(self._runner.machine.calls.values()):
@@ -496,11 +479,10 @@ class Steps:
 
     def _adopt(self, call: Call) -> bool:
         """Take over the recorded outcome of a step that an accepted divergence made void."""
-        if call.key not in self._adoptable:
+        found = self._recorded.voided_step(call.key, call.args)
+        if found is None:
             return False
-        started, finished = self._adoptable.pop(call.key)
-        if started.salt is None or ev.commitment(started.salt, call.args) != started.committed:
-            return False
+        started, finished = found
         if finished is not None:
             body = ev.StepFinished(call.key, 1, "adopted")
             self._hold_back(lambda: self._take_over(call.key, body, finished))
@@ -518,9 +500,3 @@ class Steps:
         if self._known(key):
             self._runner.take_in(body, finished.payload, (finished.seq,))
             self._runner.settle()
-
-
-def _idempotency_key(seed: int, run: str, turn: int, key: str) -> str:
-    """Return a key that no other effect of any run has: the run's seed is in it."""
-    text = f"{seed}/{run}/{turn}/{key}"
-    return "hf-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]

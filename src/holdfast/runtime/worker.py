@@ -282,7 +282,7 @@ class Worker:
         failures = self._failures[run] = self._failures.get(run, 0) + 1
         delay_s = min(self.worker_settings.poll_s * 2.0 ** min(failures - 1, 20), LET_GO_S_MAX)
         await asyncio.sleep(delay_s)
-        while not await self._is_free(run, epoch):
+        while not await self._is_free(run, epoch):  # noqa: ASYNC110 - the store has no event for it
             await asyncio.sleep(delay_s)
         if self._letting_go.get(run) is asyncio.current_task():
             del self._letting_go[run]

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from holdfast.core.specs import agent_spec
 from holdfast.ports import Store
 from holdfast.testing.faults import Trouble
-from holdfast.testing.invariants import Remains, check, remains
 from holdfast.testing.host import HostLoop, at_once
+from holdfast.testing.invariants import Remains, check, remains
 from holdfast.testing.simulation import LEASE_S, POLL_S, Process, Program, Simulation
 
 __all__ = [
@@ -71,6 +71,7 @@ class Outcome:
     result: Any
     left: Remains
     points: list[str]
+    moments: list[tuple[int, int]]
     deeds: Counter[tuple[object, ...]]
     passed_us: int
 
@@ -107,10 +108,16 @@ def finish(simulation: Simulation, *, abreast: int = 1) -> Outcome:
         left = remains(store)
         at_once(store.close())
     program = simulation.program
-    agents = [agent_spec(agent) for agent in program.agents]
-    check(left, program.world, agents, simulation.watch.messages)
+    agents = [agent_spec(agent) for agent in program.upgrade or program.agents]
+    messages, deterministic = simulation.watch.messages, program.deterministic
+    check(left, program.world, agents, messages, deterministic=deterministic)
     return Outcome(
-        result, left, simulation.points, program.world.tally(), simulation.time.passed_us
+        result,
+        left,
+        simulation.points,
+        simulation.moments,
+        program.world.tally(),
+        simulation.time.passed_us,
     )
 
 
@@ -120,26 +127,34 @@ def everywhere(
     disaster: Disaster,
     *,
     seed: int = 0,
-    every: int = 1,
+    literally: bool = False,
 ) -> int:
     """Try a disaster at every point of a program; return at how many.
+
+    A killed process leaves nothing but the store and the world. So of several points in a row
+    between which neither changed nor any time passed, killing at one is killing at all of them, and
+    only the first is tried.
 
     Args:
         program: The program.
         fresh: Makes an empty store and returns what opens it; its calls must be done at once.
         disaster: What happens.
         seed: Decides everything else.
-        every: Try only every so many-th point.
+        literally: Kill at the other points too.
 
     Raises:
         BrokenPromise: an invariant does not hold; names the seed and the point.
     """
     reference = once_at(program, fresh, seed=seed)
     tried = 0
-    for number in range(1, len(reference.points) + 1, every):
-        label = reference.points[number - 1]
-        if disaster == "stop" and "of a transaction" in label:
+    moment = (-1, -1)
+    for number, label in enumerate(reference.points, 1):
+        before, moment = moment, reference.moments[number - 1]
+        within = "of a transaction" in label
+        if disaster == "stop" and within:
             continue  # the transaction holds the store: nobody else could take over
+        if disaster == "kill" and moment == before and not (within or literally):
+            continue
         try:
             outcome = once_at(program, fresh, disaster, number, seed=seed)
             _judge(reference, outcome, disaster)

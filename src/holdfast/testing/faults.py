@@ -57,6 +57,10 @@ class Host(Protocol):
         """Take note that the worker gave back its leases."""
         ...
 
+    def leased(self) -> None:
+        """Take note that a lease was taken or extended, if only the worker's own."""
+        ...
+
     def found_nothing(self) -> None:
         """Take note that no run is ready."""
         ...
@@ -153,6 +157,7 @@ class FaultyStore:
                 run=run,
                 family=family,
             )
+            self._host.leased()
             for claimed in claims:
                 self._host.wrote(claimed)
             if not claims:
@@ -162,7 +167,12 @@ class FaultyStore:
         return await self._do("claim", claim)
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
-        return await self._do("renew", lambda: self.inner.renew(worker, now=now, lease_us=lease_us))
+        async def renew() -> bool:
+            kept = await self.inner.renew(worker, now=now, lease_us=lease_us)
+            self._host.leased()
+            return kept
+
+        return await self._do("renew", renew)
 
     async def release(self, worker: str) -> None:
         async def release() -> None:

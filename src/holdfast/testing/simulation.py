@@ -43,7 +43,7 @@ QUIET_US = 11_000_000
 """After so long without a change to the log, the clock may jump to the next wake-up."""
 STUCK_US = 60_000_000
 """After so long without a change or a wake-up to come, nothing will happen any more."""
-CALLBACKS_MAX = 2_000_000
+CALLBACKS_MAX = 500_000
 
 
 class Crash(BaseException):
@@ -68,6 +68,10 @@ class Program:
     """Whether somebody resolves doubts by looking at the world."""
     resolves_after_s: float = 0.0
     """How long that somebody takes to look."""
+    upgrade: Sequence[Callable[..., Any]] = ()
+    """The agents as all processes but the first know them: their next version."""
+    deterministic: bool = True
+    """Whether the agents ask for the same each time, as they should."""
     linger_s: float = 0.5
     nap_s: float = 5.0
 
@@ -87,9 +91,10 @@ class Fate(Protocol):
 class Process:
     """One simulated process."""
 
-    def __init__(self, simulation: "Simulation", name: str) -> None:
+    def __init__(self, simulation: "Simulation", number: int) -> None:
         self.simulation = simulation
-        self.name = name
+        self.name = f"process-{number}"
+        self.first = number == 1
         self.alive = True
         self.stopped = False
         self.gone_at_us = -1
@@ -175,11 +180,16 @@ class Process:
         return self.simulation.fate.trouble(self)
 
     def wrote(self, what: Append | NewRun | Message | Claim) -> None:
+        self.simulation.touched()
         with self.simulation.noting():
             assert self.alive, f"{self.name} is dead and writes {what}"
             self.simulation.watch.wrote(self, what)
 
+    def leased(self) -> None:
+        self.simulation.touched()
+
     def gave_back(self) -> None:
+        self.simulation.touched()
         watch = self.simulation.watch
         watch.held = {run: holder for run, holder in watch.held.items() if holder is not self}
         watch.tell()
@@ -194,9 +204,8 @@ class Process:
         loop = asyncio.get_running_loop()
         entropy = SimulatedEntropy(simulation.seed, self.name)
         clock = SimulatedClock(simulation.time)
-        app = App(
-            self.store, program.agents, clock=clock, entropy=entropy, middleware=[self._watch_body]
-        )
+        agents = program.agents if self.first else program.upgrade or program.agents
+        app = App(self.store, agents, clock=clock, entropy=entropy, middleware=[self._watch_body])
         async with app:
             tasks = [loop.create_task(self._work(app)), loop.create_task(self._script(app.client))]
             working, script = tasks
@@ -377,6 +386,12 @@ class Simulation:
     current: Process | None = None
     points: list[str] = field(default_factory=list)
     """The label of each point reached so far."""
+    moments: list[tuple[int, int]] = field(default_factory=list)
+    """For each point: how often store or world had changed, and the time that had passed.
+
+    Between points of one moment nothing has happened that outlives a process.
+    """
+    changes: int = 0
     callbacks: int = 0
     broken: list[str] = field(default_factory=list)
     """What has been found not to hold so far."""
@@ -421,6 +436,10 @@ class Simulation:
             self.broken.append(str(error))
             raise
 
+    def touched(self) -> None:
+        """Note that something has changed which outlives a process."""
+        self.changes += 1
+
     def astray(self) -> None:
         self.broken.append(f"{self.process_name} ran a body outside a run")
 
@@ -437,8 +456,10 @@ class Simulation:
             and self.watch.claimed[run, event.epoch] is process
         ]
         assert intents, f"{context} acts without an intent of its own in the log"
-        assert not process.resumed or self.watch.owners[run] is process or (
-            (run, *attempt) in process.frozen
+        assert (
+            not process.resumed
+            or self.watch.owners[run] is process
+            or ((run, *attempt) in process.frozen)
         ), f"{context} began to act in {process.name} after its lease was over"
         body = (run, *attempt, context.idempotency_key)
         assert body not in self._begun, f"{context}: a second body for one intent"
@@ -452,13 +473,14 @@ class Simulation:
     def spawn(self) -> Process:
         """Start a process."""
         self._born += 1
-        process = Process(self, f"process-{self._born}")
+        process = Process(self, self._born)
         self.processes.append(process)
         return process
 
     def reached(self, process: Process, label: str) -> None:
         """Let fate decide what happens at a point."""
         self.points.append(label)
+        self.moments.append((self.changes, self.time.passed_us))
         self.fate.at(process, len(self.points), label)
 
     def stop(self, process: Process) -> None:

@@ -67,6 +67,10 @@ class Stage(Protocol):
         """Check that a body may act, and return the turn it belongs to."""
         ...
 
+    def touched(self) -> None:
+        """Note that the world has changed."""
+        ...
+
     def astray(self) -> None:
         """Note that a body runs that belongs to no run."""
         ...
@@ -130,6 +134,7 @@ class World:
                 stage.passed_us,
             )
             self.deeds.append(deed)
+            stage.touched()
         stage.point(f"behind deed {kind} by {context.run} {context.key}")
         if fault == "cut":
             raise WorldError(f"{kind}: the connection was reset")
@@ -145,6 +150,7 @@ class World:
         context = self._context(stage)
         stage.point(f"in {kind} by {context.run} {context.key}")
         self.reads[(kind, *args)] += 1
+        stage.touched()
         if self._fault(kind, context):
             raise WorldError(f"{kind}: no answer")
         return self.reads[(kind, *args)]
@@ -176,6 +182,7 @@ class World:
         return next(found, None)
 
     def _fault(self, kind: str, context: StepContext) -> str:
+        self._on_stage().touched()
         n = self._calls[kind]
         self._calls[kind] += 1
         faults = self._faults.get(kind, ())

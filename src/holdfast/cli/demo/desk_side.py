@@ -62,10 +62,10 @@ TOOLS = {
 assert OPEN_MAX <= WORKERS * RUNS_MAX
 
 DEEDS = {
-    "refund": "refunded",
-    "replacement": "shipped",
-    "return_label": "made a label",
-    "email": "sent the e-mail",
+    "refund": "the refund is made",
+    "replacement": "the parcel is sent",
+    "return_label": "the label is made",
+    "email": "the e-mail is sent",
 }
 
 
@@ -189,8 +189,8 @@ class DeskSide:
                 await self._client.resolve(run, step.key, happened=receipt, by=OPERATOR)
             else:
                 await self._client.resolve(run, step.key, did_not=True, by=OPERATOR)
-            found = "is in the outbox" if sent else "is not in the outbox"
-            self._tell(run, f"in doubt about its e-mail; the operator looks: it {found}")
+            found = "the e-mail" if sent else "no e-mail"
+            self._tell(run, f"in doubt: the operator finds {found} in the outbox")
 
     # The strikes
 
@@ -234,9 +234,8 @@ class DeskSide:
             return
         in_window = ambush.then == "kill" and await self._office.is_gone(held["n"], FIND_S)
         self.side.kills_in_window += in_window
-        done = f"the shop has {DEEDS[ambush.kind]}"
-        when = "and the answer is on its way" if in_window else "a moment ago"
-        self._tell(ambush.ticket, f"worker {worker.number} killed: {done} {when}")
+        when = ", the answer on its way" if in_window else ", a moment ago"
+        self._tell(ambush.ticket, f"worker {worker.number} killed: {DEEDS[ambush.kind]}{when}")
 
     async def _make_up(self, run: str) -> None:
         """Kill whoever is at a run, or at any if that has ended, at some moment."""

@@ -64,7 +64,7 @@ def progress(demo: Demo) -> RenderableType:
         finished = len(side.finished)
         bars.add_row(
             name,
-            ProgressBar(total=tickets, completed=finished, width=24),
+            ProgressBar(total=tickets, completed=finished, width=20),
             f"{finished} of {tickets}",
             _struck(side),
         )
@@ -78,7 +78,7 @@ def progress(demo: Demo) -> RenderableType:
 def _struck(side: Side) -> Text:
     text = Text(f"killed {count(side.kills, 'time')}")
     if side.kills_in_window:
-        text.append(f", {side.kills_in_window} between deed and record", "yellow")
+        text.append(f", {side.kills_in_window} in mid-deed", "yellow")
     return text
 
 
