@@ -14,8 +14,8 @@ import pytest
 
 import holdfast as hf
 from holdfast.core import events as ev
-from holdfast.core.machine import Machine
-from holdfast.core.specs import agent_spec
+from holdfast.core.machine import Machine, current
+from holdfast.core.specs import agent_spec, spec_of
 from holdfast.errors import IoOutsideStep, NotInRun, RunSuspended, UsageError
 
 
@@ -542,6 +542,41 @@ def test_a_timeout_waits_for_an_effect_and_hands_over_its_outcome(turn):
     assert t.replay().ended
 
 
+def test_a_timeout_that_an_effect_outlived_ends_the_next_wait(turn):
+    @hf.agent
+    async def hurry() -> str:
+        done = "nothing"
+        try:
+            async with asyncio.timeout(5):
+                done = await refund("a")
+                await look(1)
+        except TimeoutError:
+            return f"{done}, and then it was late"
+        return "in time"
+
+    t = turn(hurry)
+    t.begin()
+    assert t.fire() == []
+    t.done("refund#1", "ok")
+    assert t.result == "ok, and then it was late"
+    assert t.replay().ended
+
+
+def test_a_timeout_that_an_effect_outlived_does_not_reach_beyond_its_block(turn):
+    @hf.agent
+    async def hurry() -> str:
+        async with asyncio.timeout(5):
+            done = await refund("a")
+        return done + str(await look(1))
+
+    t = turn(hurry)
+    t.begin()
+    t.fire()
+    assert t.done("refund#1", "ok") == ["step.started look#1 (read)"]
+    assert t.done("look#1", 1) == ["run.succeeded"]
+    assert t.result == "ok1"
+
+
 def test_a_lost_race_abandons_reads_alone(turn):
     @hf.agent
     async def either() -> str:
@@ -687,6 +722,29 @@ def test_a_run_that_ends_all_the_same_has_succeeded(turn):
     t.begin()
     assert t.cancel() == ["step.abandoned look#1", "run.succeeded"]
     assert t.result == "no"
+
+
+def test_a_cancelled_run_whose_cleanup_fails_has_failed(turn):
+    @hf.agent
+    async def clumsy() -> None:
+        try:
+            await look(1)
+        finally:
+            raise ValueError("stumbled")
+
+    t = turn(clumsy)
+    t.begin()
+    assert t.cancel() == ["step.abandoned look#1", "run.failed"]
+    assert t.result["message"] == "stumbled"
+
+
+def test_an_agent_that_cancels_itself_has_failed(turn):
+    @hf.agent
+    async def job() -> None:
+        raise asyncio.CancelledError
+
+    t = turn(job)
+    assert t.begin() == ["run.failed"]
 
 
 def test_tasks_left_behind_are_cancelled_and_their_effects_waited_for(turn):
@@ -953,6 +1011,47 @@ def test_a_sync_step_called_in_a_thread_of_its_own_is_refused(turn):
     assert "in a thread" in t.result[0]
 
 
+def streamed(turn, use):
+    """A sync agent that reads the stream ``words``, as the sync HTTP client does."""
+
+    @hf.agent
+    def job() -> str:
+        machine = current()
+        return use(machine.wait_parts(machine.step(spec_of(words), b"{}")))
+
+    t = turn(job)
+    t.begin()
+    return t
+
+
+def test_sync_code_hears_a_stream_part_by_part(turn):
+    heard = []
+    t = streamed(turn, lambda parts: str([heard.append(part) for part in parts]))
+    t.part("words#1", 1, "a")
+    assert heard == [b'"a"']
+    t.part("words#1", 2, "b")
+    assert t.done("words#1", 2) == ["run.succeeded"]
+    assert heard == [b'"a"', b'"b"']
+    assert t.replay().ended
+
+
+def test_sync_code_is_told_that_a_stream_failed(turn):
+    t = streamed(turn, lambda parts: str(list(parts)))
+    t.part("words#1", 1, "a")
+    assert t.failed("words#1", "ConnectionError", "cut") == ["run.failed"]
+    assert t.result["message"] == "cut"
+
+
+def test_sync_code_that_closes_a_stream_abandons_it(turn):
+    def first(parts):
+        part = next(parts)
+        parts.close()
+        return part.decode()
+
+    t = streamed(turn, first)
+    assert t.part("words#1", 1, "a") == ["step.abandoned words#1", "run.succeeded"]
+
+
 # Turns with state
 
 
@@ -1056,8 +1155,8 @@ def test_closing_unwinds_the_coroutines_and_asks_for_nothing(turn):
     async def job() -> None:
         try:
             await asyncio.gather(look(1), peek(1))
-        except Exception:
-            seen.append("swallowed")
+        except BaseException as error:
+            seen.append(type(error))
             raise
         finally:
             seen.append("finally")
@@ -1066,7 +1165,7 @@ def test_closing_unwinds_the_coroutines_and_asks_for_nothing(turn):
     t = turn(job)
     t.begin()
     t.machine.close()
-    assert seen == ["finally"]
+    assert seen == [RunSuspended, "finally"]
     assert not t.machine.issued
     assert t.machine.loop.is_closed()
 

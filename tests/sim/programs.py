@@ -22,7 +22,7 @@ def program(build: Callable[[], Program]) -> Callable[[], Program]:
 async def until(client: hf.Client, run: str, *statuses: str) -> None:
     """Wait until a run is in one of these states, or has ended."""
     ended = ("succeeded", "failed", "cancelled")
-    while (await client.row(run)).status not in (*statuses, *ended):
+    while (await client.row(run)).status not in (*statuses, *ended):  # noqa: ASYNC110 - virtual time passes, and nothing tells
         await asyncio.sleep(0.3)
 
 
@@ -112,7 +112,7 @@ def book(name: str) -> list[tuple[str]]:
     transaction = hf.transaction()
     transaction.execute("CREATE TABLE IF NOT EXISTS ledger (name TEXT)")
     transaction.execute("INSERT INTO ledger VALUES (?)", (name,))
-    return transaction.execute("SELECT name FROM ledger ORDER BY rowid")  # type: ignore[return-value]
+    return transaction.execute("SELECT name FROM ledger ORDER BY rowid")  # type: ignore[return-value]  # rows of one column
 
 
 @program
@@ -355,7 +355,7 @@ def sleeps() -> Program:
 
 
 @program
-def conversation() -> Program:
+def conversation() -> Program:  # noqa: C901 - a program is told in one piece
     """State over three turns; every message is sent twice under one id."""
     world = World()
 
@@ -425,7 +425,7 @@ def mailbox() -> Program:
     return Program("mailbox", [reader], world, script)
 
 
-async def deliver(client: hf.Client, run: str, message: object, *, topic: str, id: str) -> None:
+async def deliver(client: hf.Client, run: str, message: object, *, topic: str, id: str) -> None:  # noqa: A002 - the word users know
     """Send a message; the run may have taken it and ended, when the script is started over."""
     try:
         await client.message(run, message, topic=topic, id=id)
@@ -458,7 +458,7 @@ def pen_pals() -> Program:
             n = await hf.receive("question", int)
             hf.send("ann", n * 2 + await stamp(n), topic="answer")
         for _ in range(2):
-            got.append(await hf.receive("again", int))
+            got.append(await hf.receive("again", int))  # noqa: PERF401 - a step is awaited in between
         return got
 
     async def script(client: hf.Client) -> object:
@@ -541,7 +541,7 @@ def cancelled_saga() -> Program:
 
     async def script(client: hf.Client) -> object:
         await client.start(planner, id="planner")
-        while (await client.row("planner")).status not in ("waiting", "cancelled"):
+        while (await client.row("planner")).status not in ("waiting", "cancelled"):  # noqa: ASYNC110 - virtual time passes, and nothing tells
             await asyncio.sleep(0.3)
         await client.cancel("planner")
         said = await end(client, "planner")
@@ -661,7 +661,7 @@ def guarded() -> Program:
         done = []
         for n in range(2):
             if hf.version_guard(f"audit {n}"):
-                done.append(await audit(n))
+                done.append(await audit(n))  # noqa: PERF401 - a step is awaited in between
         if hf.version_guard("audit 0"):
             done.append(await audit(9))
         return done
@@ -741,7 +741,7 @@ def chance() -> Program:
     world = World()
 
     @hf.tool
-    async def draw(name: str, value: str) -> int:
+    async def draw(name: str, value: str) -> int:  # noqa: ARG001 - it is recorded
         return world.act("draw", name)
 
     @hf.agent
@@ -789,7 +789,7 @@ def crowd() -> Program:
 
 
 @program
-def broken_stream() -> Program:
+def broken_stream() -> Program:  # noqa: C901 - a program is told in one piece
     """A stream breaks in the middle and is made again, while a deed and a timer go on beside it."""
     world = World(faults={"token": ["", "", "lost"]})
 
@@ -835,7 +835,7 @@ def broken_stream() -> Program:
 
 @program
 def cancelled_in_doubt() -> Program:
-    """Cancelled while a deed is in doubt: the doubt is settled first, and what was done is undone."""
+    """Cancelled while a deed is in doubt: it is settled first, and what was done is undone."""
     world = World(honours={"refund"}, faults={"charge": ["", "cut"]})
 
     @hf.tool(effect="idempotent")
@@ -856,7 +856,7 @@ def cancelled_in_doubt() -> Program:
 
     async def script(client: hf.Client) -> object:
         await client.start(cashier, id="cashier")
-        while not world.count("charge", 2):
+        while not world.count("charge", 2):  # noqa: ASYNC110 - virtual time passes, and nothing tells
             await asyncio.sleep(0.3)
         await until(client, "cashier", "in_doubt")
         await client.cancel("cashier", by="ann")
@@ -895,7 +895,7 @@ def cancelled_plain() -> Program:
         await client.start(parent, 1, id="parent")
         await client.start(counter, 10, id="counter")
         await until(client, "counter", "idle")
-        while not world.reads:
+        while not world.reads:  # noqa: ASYNC110 - virtual time passes, and nothing tells
             await asyncio.sleep(0.3)
         await until(client, "parent", "waiting")
         await until(client, "parent/child#1", "waiting")

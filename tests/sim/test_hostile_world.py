@@ -1,9 +1,9 @@
 """Two processes on one store, and everything that a seed brings.
 
-Goal: slow answers, writes of which nobody knows whether they were made, deaths, drains, pauses beyond
-the lease and clocks put forward change nothing of what a program comes to. Method: seeds; each
-decides a world of its own, and the callbacks of the processes are shuffled by it. A failure names
-its seed; ``chaos(program, fresh, seed)`` repeats it.
+Goal: slow answers, writes of which nobody knows whether they were made, deaths, drains, pauses
+beyond the lease and clocks put forward change nothing of what a program comes to. Method: seeds;
+each decides a world of its own, and the callbacks of the processes are shuffled by it. A failure
+names its seed; ``chaos(program, fresh, seed)`` repeats it.
 """
 
 import importlib.util

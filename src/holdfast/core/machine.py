@@ -53,10 +53,7 @@ def current(what: str = "") -> "Machine":
     """
     machine = _CURRENT.get()
     if machine is None:
-        raise NotInRun(
-            f"{what} was called outside a run. Hint: call it in an agent started by hf.run or"
-            " an App."
-        )
+        raise NotInRun(f"{what} was called outside a run. Hint: call it in an agent.")
     return machine
 
 

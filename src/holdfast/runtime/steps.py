@@ -135,8 +135,7 @@ class Steps:
     def cancel(self, key: str) -> None:
         """Stop a body whose outcome nobody wants any more."""
         self.retries.pop(key, None)
-        task = self._tasks.pop(key, None)
-        if task is not None:
+        if (task := self._tasks.pop(key, None)) is not None:
             task.cancel()
 
     def give_back(self) -> None:
@@ -417,9 +416,8 @@ class Steps:
             or (step.stage, step.doubt_seq) != ("doubted", said["doubt"])
             or not self._known(key)
         ):
-            _LOG.warning(
-                "run %r: step %r is not in doubt; nothing to resolve", self._runner.run, key
-            )
+            key_of = (self._runner.run, key)
+            _LOG.warning("run %r: step %r is not in doubt; nothing to resolve", *key_of)
             return
         value = b""
         if verdict == "happened":

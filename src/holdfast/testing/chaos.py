@@ -4,10 +4,10 @@ Two processes work on one store, their callbacks shuffled. Whatever the seed bri
 end as it does undisturbed. ``chaos`` tries one seed; a failure names it, and trying it again
 repeats the execution exactly.
 
-With ``pauses`` a process may stop for longer than its lease with a body under way, and the clock may
-be put forward, which ends leases early. Then a deed may rightly be done again: somebody looked, it
-had not happened yet, and the paused body acted later. What must hold even so: one body per intent,
-every attempt in the log, nothing of a stale epoch.
+With ``pauses`` a process may stop for longer than its lease with a body under way, and the clock
+may be put forward, which ends leases early. Then a deed may rightly be done again: somebody looked,
+it had not happened yet, and the paused body acted later. What must hold even so: one body per
+intent, every attempt in the log, nothing of a stale epoch.
 """
 
 import random
@@ -34,7 +34,7 @@ class Chaos:
         self._slow_s = self._chance.choice([0.0, 0.002, 0.05, 0.4])
         self._failing = self._chance.choice([0.0, 0.01, 0.05])
 
-    def at(self, process: Process, number: int, label: str) -> None:
+    def at(self, process: Process, number: int, label: str) -> None:  # noqa: ARG002 - the port's signature
         if not self._left or self._chance.random() > self._rate:
             return
         self._left -= 1
@@ -52,7 +52,7 @@ class Chaos:
             case _:
                 pass
 
-    def trouble(self, process: Process) -> Trouble:
+    def trouble(self, process: Process) -> Trouble:  # noqa: ARG002 - the port's signature
         chance, slow_s = self._chance, self._slow_s
         unavailable = ""
         if self._left and chance.random() < self._failing:

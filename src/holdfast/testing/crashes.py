@@ -15,7 +15,8 @@ from holdfast.ports import Store
 from holdfast.testing.faults import Trouble
 from holdfast.testing.host import HostLoop, at_once
 from holdfast.testing.invariants import Remains, check, remains
-from holdfast.testing.simulation import LEASE_S, POLL_S, Process, Program, Simulation
+from holdfast.testing.simulation import Process, Program, Simulation
+from holdfast.testing.watch import LEASE_S, POLL_S
 
 __all__ = [
     "BrokenPromise",
@@ -33,7 +34,7 @@ OpenStore = Callable[[], Awaitable[Store]]
 SLACK_S = 2.0
 
 
-class BrokenPromise(AssertionError):
+class BrokenPromise(AssertionError):  # noqa: N818 - it states a fact
     """An invariant does not hold after a disaster."""
 
 
@@ -60,7 +61,7 @@ class OneDisaster:
             case "none":
                 pass
 
-    def trouble(self, process: Process) -> Trouble:
+    def trouble(self, process: Process) -> Trouble:  # noqa: ARG002 - the port's signature
         return Trouble()
 
 

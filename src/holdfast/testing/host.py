@@ -83,7 +83,7 @@ class HostLoop(TurnLoop):
         """Run the next callback."""
         handle = self._ready.popleft()
         if not handle.cancelled():
-            handle._run()  # type: ignore[attr-defined]  # what asyncio's own loops call
+            handle._run()  # noqa: SLF001 - what asyncio's own loops call
 
     def fire_due(self, time: Time) -> None:
         """Bring the loop's time forward and make ready what has become due."""
@@ -107,7 +107,7 @@ class HostLoop(TurnLoop):
         """Unwind every coroutine that is left; what they raise is of no use to anybody."""
         with self.running():
             for task in self.tasks():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - dropped on purpose
+                task._log_destroy_pending = False  # noqa: SLF001 - dropped on purpose
                 coroutine: Coroutine[Any, Any, Any] = task.get_coro()  # type: ignore[assignment]  # it is one
                 try:
                     coroutine.close()

@@ -122,7 +122,7 @@ def _check_order(left: Remains) -> None:
 
 
 def _check_stream(row: RunRow, events: Sequence[Event]) -> None:
-    """1 and 3: no gaps, a chain, epochs that never fall, leaves that say what they hold, the fold."""
+    """1 and 3: no gaps, a chain, epochs that never fall, leaves that are true, the fold."""
     state = fold(events)  # checks seq, prev and epoch
     assert state.row() == row, f"{row} is not the fold {state.row()}"
     for event in events:
@@ -231,7 +231,7 @@ def _check_step(what: str, events: Sequence[Event]) -> None:
 
 
 def _check_replay(events: Sequence[Event], agent: AgentSpec) -> None:
-    """3: a fresh machine, fed each turn, issues the very commands that the log holds, with their causes."""
+    """3: a fresh machine, fed each turn, issues the commands that the log holds, and why."""
     created = events[0]
     assert isinstance(created.body, ev.RunCreated)
     state: bytes | None = None

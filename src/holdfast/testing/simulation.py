@@ -1,4 +1,4 @@
-"""Simulated processes over one store, in virtual time: killed, stopped and drained wherever we like.
+"""Simulated processes over one store, in virtual time: killed, stopped and drained anywhere.
 
 A *process* is an asyncio loop of its own with an App, a worker, a client's script and somebody who
 resolves doubts by looking at the world. Its life passes *points*: before and behind each operation
@@ -17,7 +17,7 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from holdfast.app import App
 from holdfast.client import Client
 from holdfast.core.bodies import StepStarted, TurnStarted
-from holdfast.core.state import RunRow, RunState, fold
+from holdfast.core.state import RunRow
 from holdfast.errors import StoreUnavailable, UsageError
 from holdfast.ports import Append, Claim, Message, NewRun, StepCall, Store
 from holdfast.runtime.context import StepContext
@@ -33,47 +33,16 @@ from holdfast.runtime.worker import Worker, WorkerSettings
 from holdfast.testing.faults import FaultyStore, Trouble
 from holdfast.testing.host import HostLoop, SimulatedClock, SimulatedEntropy, Time, at_once
 from holdfast.testing.invariants import turns
-from holdfast.testing.world import World
+from holdfast.testing.program import Crash, Program, Stuck
+from holdfast.testing.watch import LEASE_S, POLL_S, Watch
 
 __all__ = ["Crash", "Fate", "Process", "Program", "Simulation", "Stuck"]
 
-LEASE_S = 15.0
-POLL_S = 5.0
 QUIET_US = 11_000_000
 """After so long without a change to the log, the clock may jump to the next wake-up."""
 STUCK_US = 60_000_000
 """After so long without a change or a wake-up to come, nothing will happen any more."""
 CALLBACKS_MAX = 500_000
-
-
-class Crash(BaseException):
-    """The process is dead."""
-
-
-class Stuck(AssertionError):
-    """Nothing happens any more, and the script still waits."""
-
-
-@dataclass
-class Program:
-    """What is simulated: agents, the world they act on, and what is asked of them from outside."""
-
-    name: str
-    agents: Sequence[Callable[..., Any]]
-    world: World
-    script: Callable[[Client], Awaitable[Any]]
-    """Starts runs, sends messages, and returns what came of it. It may be started over at any moment, so it
-    gives its own ids to everything."""
-    resolves: bool = True
-    """Whether somebody resolves doubts by looking at the world."""
-    resolves_after_s: float = 0.0
-    """How long that somebody takes to look."""
-    upgrade: Sequence[Callable[..., Any]] = ()
-    """The agents as all processes but the first know them: their next version."""
-    deterministic: bool = True
-    """Whether the agents ask for the same each time, as they should."""
-    linger_s: float = 0.5
-    nap_s: float = 5.0
 
 
 class Fate(Protocol):
@@ -215,7 +184,7 @@ class Process:
             if not script.done():
                 working.result()
             self.result = script.result()
-            while not self._quiet():
+            while not self._quiet():  # noqa: ASYNC110 - virtual time passes, and nothing tells
                 await asyncio.sleep(0.5)
             self._leaving = True
             assert self.worker is not None
@@ -253,7 +222,7 @@ class Process:
                 await asyncio.sleep(1.0)
 
     async def _resolve(self, client: Client) -> None:
-        """Settle each doubt that waits for a person, as somebody who has looked at the world would."""
+        """Settle each doubt that waits for a person, as one who has looked at the world would."""
         said: set[tuple[str, int]] = set()
         watch, seen = self.simulation.watch, -1
         while True:
@@ -287,83 +256,6 @@ class Process:
         busy = at_once(self.inner.rows(status=["pending", "running"]))
         assert self.worker is not None
         return not (busy or held) and self.worker.idle and self.idle_since == watch.changes
-
-
-class Watch:
-    """Sees all that is written, checks it at once, and tells the other processes."""
-
-    def __init__(self, simulation: "Simulation") -> None:
-        self.changes = 0
-        self.changed_at_us = 0
-        self.messages: list[Message] = []
-        """All that have been delivered, in that order."""
-        self.states: dict[str, RunState] = {}
-        self.owners: dict[str, Process] = {}
-        """Which process has claimed a run last."""
-        self.claimed: dict[tuple[str, int], Process] = {}
-        """(run, epoch) → whose it is."""
-        self.held: dict[str, Process] = {}
-        """Which process has claimed a run and not released it."""
-        self._simulation = simulation
-        self._epochs: dict[str, int] = {}
-        self._known: set[tuple[str, str]] = set()
-
-    def leases(self) -> set[Process]:
-        """Return the processes that hold leases; one that has gone loses them after a while."""
-        since_us = self._simulation.time.passed_us - int((LEASE_S + POLL_S) * 1e6)
-        return {
-            holder
-            for holder in self.held.values()
-            if (holder.alive and not holder.stopped) or holder.gone_at_us > since_us
-        }
-
-    def wrote(self, process: Process, what: Append | NewRun | Message | Claim) -> None:
-        """Check what a process has written."""
-        match what:
-            case Append():
-                self._appended(process, what)
-            case NewRun():
-                self._created(what)
-            case Message():
-                self._delivered(what)
-            case Claim():
-                run = what.row.run
-                assert what.epoch > self._epochs.get(run, 0), f"{what}: the epoch is not new"
-                self._epochs[run] = what.epoch
-                self.owners[run] = self.held[run] = process
-                self.claimed[run, what.epoch] = process
-        self.tell()
-
-    def tell(self) -> None:
-        """Tell all processes that something has changed."""
-        self.changes += 1
-        self.changed_at_us = self._simulation.time.passed_us
-        for process in self._simulation.processes:
-            if process.alive:
-                process.store.tell()
-
-    def _appended(self, process: Process, change: Append) -> None:
-        newest = self._epochs.get(change.run, 0)
-        assert change.epoch == newest, (
-            f"{process.name} appended to {change.run} at epoch {change.epoch}, which is {newest}"
-        )
-        if change.release:
-            self.held.pop(change.run, None)
-        state = fold(change.events, self.states[change.run])
-        assert state.row() == change.row, f"{change.row} is not the fold {state.row()}"
-        for new in change.create:
-            self._created(new)
-        for message in change.deliver:
-            self._delivered(message)
-
-    def _created(self, new: NewRun) -> None:
-        if new.row.run not in self.states:
-            self.states[new.row.run] = fold(new.events)
-
-    def _delivered(self, message: Message) -> None:
-        if (message.to, message.id) not in self._known:
-            self._known.add((message.to, message.id))
-            self.messages.append(message)
 
 
 @dataclass
@@ -484,7 +376,7 @@ class Simulation:
         self.fate.at(process, len(self.points), label)
 
     def stop(self, process: Process) -> None:
-        """Stop a process at the point where it is, until another one has taken over and finished."""
+        """Stop a process where it is, until another one has taken over and finished."""
         process.freeze()
         other = self.spawn()
         self.run(lambda: other.finished)
@@ -514,7 +406,7 @@ class Simulation:
                 raise Stuck(f"{CALLBACKS_MAX} callbacks, and no end; at last {self.points[-8:]}")
 
     def run_to_the_end(self, *, abreast: int = 1) -> None:
-        """Start processes, and another whenever one is killed, until all that live have finished."""
+        """Start processes, and another for each that is killed, until all have finished."""
         for _ in range(abreast):
             self.spawn()
 
