@@ -149,6 +149,10 @@ REFUSED = {
     "not a number in a model": (Loose, Loose(rate=math.nan), "$.rate", "valid number"),
     "an infinite Decimal": (decimal.Decimal, decimal.Decimal("Infinity"), "$", "finite"),
     "a str for an int": (list[int], [1, "x"], "$[1]", "valid integer, not 'x'"),
+    "nothing for an int": (int, None, "$", "valid integer, not None"),
+    "nothing for a str": (str, None, "$", "valid string, not None"),
+    "nothing in a list": (list[bytes], [b"", None], "$[1]", "not None"),
+    "nothing in a dict": (dict[str, int], {"a": None}, "$.a", "not None"),
     "a part of a model": (list[Item], [Item(name="a", cents=1), 3], "$[1]", "not 3"),
     "an int for a bool": (bool, 1, "$", "valid boolean"),
     "an object": (Any, {"items": [0, object()]}, "$.items[1]", "object cannot be written"),
@@ -239,6 +243,7 @@ def test_arguments_come_back_by_name_with_their_defaults():
     }
     assert args.spread(args.decode(data)) == ([1, "x", 2.5, 3.5], {"flag": True, "z": b"\xff"})
     assert args.spread(args.decode(b'{"a":5}')) == ([5, "b"], {"flag": False})
+    assert args.bind((5,), {}) == {"a": 5, "b": "b", "rest": (), "flag": False, "more": {}}
 
 
 @given(st.integers(), TEXT, st.lists(st.floats(allow_nan=False), max_size=3), st.booleans())

@@ -808,6 +808,17 @@ def test_an_undo_that_fails_does_not_keep_the_others_from_theirs(turn):
     assert t.failed("undo:book#2") == ["step.started undo:book#1 (idempotent)"]
 
 
+def test_a_cancellation_does_not_disturb_the_undoing(turn):
+    t = turn(trip)
+    t.begin()
+    t.done("book#1", 11)
+    t.done("book#2", 22)
+    t.failed("look#1")
+    assert t.cancel() == []
+    assert t.done("undo:book#2") == ["step.started undo:book#1 (idempotent)"]
+    assert t.done("undo:book#1") == ["run.failed"]
+
+
 def test_a_cancelled_run_undoes_too_and_a_finished_one_does_not(turn):
     t = turn(trip)
     t.begin()
@@ -942,13 +953,15 @@ def test_an_agent_cancelled_in_a_sync_step_is_told_once(turn):
             return read_file(name)
         finally:
             await look(1)
-            read_file("cleanup")
+            tidied.append(read_file("cleanup"))
 
+    tidied = []
     t = turn(tidy, "a")
     t.begin()
     assert t.cancel() == ["step.abandoned read_file#1", "step.started look#1 (read)"]
     assert t.done("look#1", 1) == ["step.started read_file#2 (read)"]
     assert t.done("read_file#2", "x") == ["run.cancelled"]
+    assert tidied == ["x"]
 
 
 def test_a_sync_agent_waits_for_its_effect_before_it_is_cancelled(turn):
@@ -1042,6 +1055,17 @@ def test_sync_code_is_told_that_a_stream_failed(turn):
     assert t.result["message"] == "cut"
 
 
+def test_a_stream_that_sync_code_left_open_is_abandoned_at_the_end_of_the_turn(turn):
+    kept = []
+
+    def first(parts):
+        kept.append(parts)
+        return next(parts).decode()
+
+    t = streamed(turn, first)
+    assert t.part("words#1", 1, "a") == ["step.abandoned words#1", "run.succeeded"]
+
+
 def test_sync_code_that_closes_a_stream_abandons_it(turn):
     def first(parts):
         part = next(parts)
@@ -1117,6 +1141,17 @@ def test_waiting_for_what_no_event_can_bring_fails_the_run(turn):
 
     t = turn(stuck)
     assert t.begin() == ["run.failed"]
+    assert "no event can bring" in t.result["message"]
+
+
+def test_being_stuck_is_seen_behind_a_last_word_too(turn):
+    @hf.agent
+    async def stuck() -> None:
+        hf.emit("a last word")
+        await asyncio.get_running_loop().create_future()
+
+    t = turn(stuck)
+    assert t.begin() == ["stream.emitted", "run.failed"]
     assert "no event can bring" in t.result["message"]
 
 

@@ -10,9 +10,10 @@ import pytest
 
 import holdfast as hf
 from holdfast.core import events as ev
+from holdfast.core.calls import Call
 from holdfast.core.machine import Machine
 from holdfast.core.replay import feed_all, open_streams, plan
-from holdfast.core.specs import agent_spec
+from holdfast.core.specs import agent_spec, spec_of
 from holdfast.core.state import fold
 
 
@@ -175,6 +176,65 @@ def test_two_acceptances_each_void_their_own_part():
     log.add(ev.RunAccepted(11, "ann"))
     log.add(ev.StepStarted("look#2", "read"), b'{"n":4}', cause=3)
     assert fed(log.events) == [1, 2, 3, 9, 10, 13, 14]
+
+
+def voided(*lives):
+    """The plan of a turn in which ``pay`` was asked for and accepted away, once for each life."""
+    log = Log()
+    log.add(ev.TurnStarted(1))
+    for args, outcome in lives:
+        begin = log.add(ev.StepStarted("pay#1", "once"), args)
+        log.add(ev.StepStarted("pay#1", "once", 2))
+        if outcome is not None:
+            log.add(ev.StepFinished("pay#1", 2), outcome)
+        log.add(ev.RunAccepted(begin, "ann"))
+    return plan(log.events)
+
+
+@hf.tool
+async def pay(to: set[str]) -> int: ...
+
+
+def asked(args, key="pay#1"):
+    call = Call(key, "step", "once")
+    call.spec, call.args = spec_of(pay), args
+    return call
+
+
+def found(sorted_out, args, key="pay#1"):
+    """The arguments and the outcome of the void step that is to be taken over."""
+    pair = sorted_out.voided_step(asked(args, key))
+    return pair and (pair[0].payload, pair[1] and pair[1].payload)
+
+
+def test_a_void_step_is_found_again_by_key_and_arguments():
+    sorted_out = voided((b'{"to":["a"]}', b"1"))
+    assert found(sorted_out, b'{"to":["a"]}') == (b'{"to":["a"]}', b"1")
+    assert found(sorted_out, b'{"to":["b"]}') is None
+    assert found(sorted_out, b'{"to":["a"]}', key="pay#2") is None
+
+
+def test_a_void_step_without_an_outcome_is_found_too():
+    assert found(voided((b'{"to":["a"]}', None)), b'{"to":["a"]}') == (b'{"to":["a"]}', None)
+
+
+def test_arguments_of_other_bytes_and_the_same_value_are_the_same():
+    assert found(voided((b'{"to":["a","b"]}', b"1")), b'{"to":["b","a"]}') is not None
+
+
+def test_of_several_lives_each_outcome_stays_with_its_arguments():
+    sorted_out = voided((b'{"to":["a"]}', b"1"), (b'{"to":["b"]}', None))
+    assert found(sorted_out, b'{"to":["b"]}') == (b'{"to":["b"]}', None)
+    assert found(sorted_out, b'{"to":["a"]}') == (b'{"to":["a"]}', b"1")
+    again = voided((b'{"to":["a"]}', b"1"), (b'{"to":["a"]}', None))
+    assert found(again, b'{"to":["a"]}') == (b'{"to":["a"]}', b"1"), "the deed was done"
+
+
+def test_a_void_step_whose_arguments_were_erased_is_not_taken_over():
+    sorted_out = voided((b'{"to":["a"]}', b"1"))
+    for event in sorted_out.voided:
+        event.payload = event.salt = None
+    assert found(sorted_out, b'{"to":["a"]}') is None
 
 
 def test_a_marker_in_the_void_does_not_count_for_the_guard():

@@ -25,7 +25,7 @@ def release_1():
 
 
 def release_2():
-    """As release 1, with other bodies, docstrings, defaults, helpers, tools and another ending."""
+    """As release 1, with other bodies, docstrings, defaults, detours, tools and another ending."""
 
     @hf.tool
     async def brand_new(text: str) -> str:
@@ -36,13 +36,13 @@ def release_2():
         """Look closer."""
         return n * 1000
 
-    async def look_through_a_helper(n):
+    async def look_from_elsewhere(n):
         return await look(n)
 
     @hf.agent(tools=[brand_new])
     async def job() -> list[int]:
         """Do the job better."""
-        first = await look_through_a_helper(1)
+        first = await look_from_elsewhere(1)
         await hf.receive("go on")
         return [first, await look(3), await look(4), len(await brand_new("new"))]
 

@@ -1,6 +1,6 @@
 """Two writers of one run: neither drops the other's turn.
 
-The fault: two requests load a session, each adds its turn and saves; the later save silently
+The fault: two requests load a conversation, each adds its turn and saves; the later save silently
 overwrites the earlier. Reported as agno #7791 and open-design #5490.
 
 *Goal*: messages queue, each gets a turn of its own on top of the last; a writer whose picture is

@@ -70,6 +70,40 @@ def test_an_outcome_is_taken_over_through_a_kill_at_every_write(accepted, made):
     assert write > 3
 
 
+def test_the_next_turn_takes_nothing_over_from_the_last(stage):
+    paid = []
+
+    @hf.step
+    async def look(n: int) -> int:
+        return n
+
+    @hf.tool(effect="once")
+    async def pay(cents: int) -> int:
+        paid.append(cents)
+        return cents
+
+    def release(n):
+        @hf.agent
+        async def desk(state: list[int], message: int) -> int:
+            state.append(await look(n) + await pay(message))
+            await hf.receive("go on")
+            return sum(state)
+
+        return desk
+
+    s = stage(release(1))
+    s.start(release(1), 5)
+    s.play()
+    for _ in range(2):
+        s.tell(None, topic="go on")
+    s.tell(5, id="again")
+    s.play(release(10))
+    s.run(s.client.accept("r", by="ann"))
+    s.play(release(10))
+    assert s.result(message="again") == 30
+    assert paid == [5, 5], "two messages, two deeds"
+
+
 def test_other_arguments_are_another_deed(accepted):
     s, agent, desk = accepted("dearer")
     s.play(agent)

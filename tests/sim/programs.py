@@ -64,7 +64,8 @@ def reads_then_once() -> Program:
         await client.start(desk, "order-7", id="desk")
         return await end(client, "desk")
 
-    return Program("reads_then_once", [desk], world, script)
+    expects = [10, 100, 1, 1]
+    return Program("reads_then_once", [desk], world, script, expects=expects)
 
 
 @program
@@ -84,7 +85,8 @@ def once_by_hand() -> Program:
         await client.start(postman, id="postman")
         return await end(client, "postman")
 
-    return Program("once_by_hand", [postman], world, script)
+    expects = [1, 1, 1]
+    return Program("once_by_hand", [postman], world, script, expects=expects)
 
 
 @program
@@ -104,7 +106,8 @@ def idempotent_fails_after_acting() -> Program:
         await client.start(store, ["a", "b"], id="store")
         return await end(client, "store")
 
-    return Program("idempotent_fails_after_acting", [store], world, script)
+    expects = [1, 1]
+    return Program("idempotent_fails_after_acting", [store], world, script, expects=expects)
 
 
 def book(name: str) -> list[tuple[str]]:
@@ -143,7 +146,8 @@ def transactions() -> Program:
         await client.start(clerk, id="clerk")
         return await end(client, "clerk")
 
-    return Program("transactions", [clerk], world, script)
+    expects = [["ann"], 2, 3, 3]
+    return Program("transactions", [clerk], world, script, expects=expects)
 
 
 @program
@@ -192,7 +196,8 @@ def gathered() -> Program:
         await client.start(busy, id="busy")
         return await end(client, "busy")
 
-    return Program("gathered", [busy], world, script)
+    expects = [1, [1, 1], 1, 2, 3, ["a"], [1, 1], 1]
+    return Program("gathered", [busy], world, script, expects=expects)
 
 
 @program
@@ -225,7 +230,8 @@ def race() -> Program:
         await client.start(buyer, id="buyer")
         return await end(client, "buyer")
 
-    return Program("race", [buyer], world, script)
+    expects = ["somebody", 1]
+    return Program("race", [buyer], world, script, expects=expects)
 
 
 @program
@@ -275,7 +281,8 @@ def task_group() -> Program:
         await client.start(team, id="team")
         return await end(client, "team")
 
-    return Program("task_group", [team], world, script)
+    expects = ["step refuse#1: ValueError: no 1"]
+    return Program("task_group", [team], world, script, expects=expects)
 
 
 @program
@@ -318,30 +325,29 @@ def timeouts() -> Program:
         await client.start(hasty, id="hasty")
         return await end(client, "hasty")
 
-    return Program("timeouts", [hasty], world, script)
+    expects = ["too late", "TimeoutError", 1]
+    return Program("timeouts", [hasty], world, script, expects=expects)
 
 
 @program
 def sleeps() -> Program:
-    """A month of sleep, and a round every week beside it."""
+    """A month of sleep, and a round every twelve days beside it."""
     world = World()
 
     @hf.tool
-    async def remind(week: int) -> int:
-        return world.act("remind", week)
+    async def remind(n: int) -> int:
+        return world.act("remind", n)
 
-    async def weekly(seen: list[int]) -> None:
-        week = 0
+    async def go_round(seen: list[int]) -> None:
         while True:
-            await asyncio.sleep(7 * 86400)
-            week += 1
-            seen.append(await remind(week))
+            await asyncio.sleep(12 * 86400)
+            seen.append(await remind(len(seen)))
 
     @hf.agent
     async def sleeper() -> list[object]:
         began = hf.now()
         seen: list[int] = []
-        rounds = asyncio.create_task(weekly(seen))
+        rounds = asyncio.create_task(go_round(seen))
         await asyncio.sleep(30 * 86400)
         rounds.cancel()
         await asyncio.sleep(1.0)
@@ -351,7 +357,8 @@ def sleeps() -> Program:
         await client.start(sleeper, id="sleeper")
         return await end(client, "sleeper")
 
-    return Program("sleeps", [sleeper], world, script)
+    expects = [30, [1, 1]]
+    return Program("sleeps", [sleeper], world, script, expects=expects)
 
 
 @program
@@ -388,7 +395,13 @@ def conversation() -> Program:  # noqa: C901 - a program is told in one piece
                 break
         return said
 
-    return Program("conversation", [friend], world, script)
+    expects = [
+        "1: hello 1",
+        "2: how are you 1",
+        "run 'friend': ValueError: I would rather not",
+        "3: goodbye 1",
+    ]
+    return Program("conversation", [friend], world, script, expects=expects)
 
 
 @program
@@ -422,7 +435,8 @@ def mailbox() -> Program:
         await deliver(client, "reader", 3, topic="parcels", id="p1")
         return await end(client, "reader")
 
-    return Program("mailbox", [reader], world, script)
+    expects = ["nothing", "first", "second", 3]
+    return Program("mailbox", [reader], world, script, expects=expects)
 
 
 async def deliver(client: hf.Client, run: str, message: object, *, topic: str, id: str) -> None:  # noqa: A002 - the word users know
@@ -466,7 +480,8 @@ def pen_pals() -> Program:
         await client.start(bob, id="bob")
         return [await end(client, "ann"), await end(client, "bob")]
 
-    return Program("pen_pals", [ann, bob], world, script)
+    expects = [[1, 3, 5], [0, 1]]
+    return Program("pen_pals", [ann, bob], world, script, expects=expects)
 
 
 @program
@@ -510,7 +525,8 @@ def family() -> Program:
         await client.start(parent, id="parent")
         return await end(client, "parent")
 
-    return Program("family", [parent, child, grandchild, idler], world, script)
+    expects = [2, "not two", 4, "idle"]
+    return Program("family", [parent, child, grandchild, idler], world, script, expects=expects)
 
 
 @program
@@ -547,7 +563,17 @@ def cancelled_saga() -> Program:
         said = await end(client, "planner")
         return [said, list(world.tally())]
 
-    return Program("cancelled_saga", [planner], world, script)
+    expects = [
+        "RunWasCancelled: run 'planner' was cancelled",
+        [
+            ("reserve", "one"),
+            ("reserve", "two"),
+            ("apologise", "ann"),
+            ("release", "two", 1),
+            ("release", "one", 1),
+        ],
+    ]
+    return Program("cancelled_saga", [planner], world, script, expects=expects)
 
 
 @program
@@ -579,7 +605,8 @@ def failed_saga() -> Program:
         undone = [deed.args for deed in world.deeds if deed.kind == "unbook"]
         return [said, len(undone)]
 
-    return Program("failed_saga", [trip], world, script)
+    expects = ["RunFailed: run 'trip': NotDone: 100 is too much", 2]
+    return Program("failed_saga", [trip], world, script, expects=expects)
 
 
 @program
@@ -613,7 +640,8 @@ def sync_agent() -> Program:
         await client.start(plain, "order-7", id="plain")
         return await end(client, "plain")
 
-    return Program("sync_agent", [plain, helper], world, script)
+    expects = [30, 1, 71, 1]
+    return Program("sync_agent", [plain, helper], world, script, expects=expects)
 
 
 @program
@@ -644,7 +672,8 @@ def streaming() -> Program:
         await client.start(speaker, id="speaker")
         return await end(client, "speaker")
 
-    return Program("streaming", [speaker], world, script)
+    expects = ["0123", 1]
+    return Program("streaming", [speaker], world, script, expects=expects)
 
 
 @program
@@ -670,7 +699,8 @@ def guarded() -> Program:
         await client.start(careful, id="careful")
         return await end(client, "careful")
 
-    return Program("guarded", [careful], world, script)
+    expects = [1, 1, 1]
+    return Program("guarded", [careful], world, script, expects=expects)
 
 
 @program
@@ -695,7 +725,8 @@ def question() -> Program:
         await deliver(client, "asker", "ann", topic="ask#2", id="answer-2")
         return await end(client, "asker")
 
-    return Program("question", [asker], world, script)
+    expects = [500, "ann", 1]
+    return Program("question", [asker], world, script, expects=expects)
 
 
 @program
@@ -711,7 +742,7 @@ def stubborn() -> Program:
         world.look("look", n)
         return n
 
-    @hf.step(retry=hf.Retry(attempts=3, base_s=12.0, cap_s=60.0))
+    @hf.step(retry=hf.Retry(attempts=3, base_s=5.0, cap_s=20.0))
     async def doomed(n: int) -> int:
         return world.look("doomed", n)
 
@@ -732,7 +763,8 @@ def stubborn() -> Program:
         await client.start(tries, id="tries")
         return await end(client, "tries")
 
-    return Program("stubborn", [tries], world, script)
+    expects = [1, 1, "WorldError"]
+    return Program("stubborn", [tries], world, script, expects=expects)
 
 
 @program
@@ -758,7 +790,8 @@ def chance() -> Program:
         await client.start(gambler, id="gambler")
         return await end(client, "gambler")
 
-    return Program("chance", [gambler], world, script)
+    expects = [[1, 1, 1, 1], True, True]
+    return Program("chance", [gambler], world, script, expects=expects)
 
 
 @program
@@ -785,7 +818,8 @@ def crowd() -> Program:
             await client.start(worker, n, id=f"worker-{n}")
         return [await end(client, f"worker-{n}") for n in range(3)]
 
-    return Program("crowd", [worker], world, script)
+    expects = [[0, 1], [1, 1], [2, 1]]
+    return Program("crowd", [worker], world, script, expects=expects)
 
 
 @program
@@ -830,7 +864,8 @@ def broken_stream() -> Program:  # noqa: C901 - a program is told in one piece
         await client.start(speaker, id="speaker")
         return await end(client, "speaker")
 
-    return Program("broken_stream", [speaker], world, script)
+    expects = ["0123", 1, 3, 1]
+    return Program("broken_stream", [speaker], world, script, expects=expects)
 
 
 @program
@@ -862,7 +897,13 @@ def cancelled_in_doubt() -> Program:
         await client.cancel("cashier", by="ann")
         return [await end(client, "cashier"), sorted(world.tally())]
 
-    return Program("cancelled_in_doubt", [cashier], world, script, resolves_after_s=4.0)
+    expects = [
+        "RunWasCancelled: run 'cashier' was cancelled",
+        [("charge", 1), ("charge", 2), ("refund", 1, 1), ("refund", 2, 1)],
+    ]
+    return Program(
+        "cancelled_in_doubt", [cashier], world, script, resolves_after_s=4.0, expects=expects
+    )
 
 
 @program
@@ -904,4 +945,8 @@ def cancelled_plain() -> Program:
         await until(client, "parent/child#1")
         return [await end(client, "parent"), await end(client, "counter")]
 
-    return Program("cancelled_plain", [parent, child, counter], world, script)
+    expects = [
+        "RunWasCancelled: run 'parent' was cancelled",
+        "RunWasCancelled: run 'counter' was cancelled",
+    ]
+    return Program("cancelled_plain", [parent, child, counter], world, script, expects=expects)

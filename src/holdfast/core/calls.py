@@ -10,7 +10,7 @@ from holdfast.core.loop import Waiter
 from holdfast.core.specs import StepSpec
 from holdfast.errors import CodecError, Diverged
 
-__all__ = ["Call", "Command", "Decode", "describe", "divergence", "excerpt"]
+__all__ = ["Call", "Command", "Decode", "describe", "divergence", "excerpt", "same_payload"]
 
 EXCERPT_CHARS = 300
 
@@ -86,17 +86,23 @@ class Command(NamedTuple):
     call: Call | None = None
     decode: Decode | None = None
 
-    def means(self, recorded: bytes | None) -> bool:
-        """Tell whether a recorded payload of other bytes stands for the same value.
 
-        A set is written in no order, and another release of pydantic may write a date otherwise.
-        """
-        if self.decode is None or self.payload is None or recorded is None:
-            return False
-        try:
-            return bool(self.decode(recorded) == self.decode(self.payload))
-        except CodecError:
-            return False
+def same_payload(event: ev.Event, payload: bytes | None, decode: Decode | None) -> bool:
+    """Tell whether an event's payload is these bytes, or others that stand for the same value.
+
+    A set is written in no order, and another release of pydantic may write a date otherwise. Of an
+    erased payload nothing can be told, so it passes.
+    """
+    if payload is None or event.salt is None:
+        return True
+    if ev.commitment(event.salt, payload) == event.committed:
+        return True
+    if decode is None or event.payload is None:
+        return False
+    try:
+        return bool(decode(event.payload) == decode(payload))
+    except CodecError:
+        return False
 
 
 def describe(body: ev.Body) -> str:

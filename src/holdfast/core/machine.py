@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 import greenlet
 
 from holdfast.core import events as ev
-from holdfast.core.calls import Call, Command, Decode, describe, divergence
+from holdfast.core.calls import Call, Command, Decode, describe, divergence, same_payload
 from holdfast.core.failures import failure_bytes
 from holdfast.core.loop import TurnLoop, quietly, running
 from holdfast.core.specs import AgentSpec, StepSpec, spec_of
@@ -373,10 +373,7 @@ class Machine:
             self._diverge(event, None)
         command = self.issued[0]
         same = event.body == command.body
-        if same and command.payload is not None and event.salt is not None:
-            same = ev.commitment(event.salt, command.payload) == event.committed
-            same = same or command.means(event.payload)
-        if not same:
+        if not same or not same_payload(event, command.payload, command.decode):
             self._diverge(event, command)
         self.issued.popleft()
 
@@ -475,7 +472,7 @@ class Machine:
     def _run_until_blocked(self, event: ev.Event) -> None:
         with running(self.loop):
             self._greenlet.switch()
-        if self.ended or self.issued:
+        if self.ended:
             return
         if not self.calls and (self._spinning or not self.loop.next_timer()):
             what = "spins" if self._spinning else "waits for something that no event can bring"

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from holdfast.core import events as ev
+from holdfast.core.calls import Call, same_payload
 from holdfast.core.events import Cause, Event
 from holdfast.core.machine import Machine
 from holdfast.core.state import RunState
@@ -32,19 +33,21 @@ class Plan:
     marks: frozenset[str] = frozenset()
     """The version guards passed, void ones excepted."""
 
-    def voided_step(self, key: str, args: bytes) -> tuple[Event, Event | None] | None:
-        """Return intent and outcome, if any, of a void step with this key and these arguments."""
-        intent = outcome = None
+    def voided_step(self, call: Call) -> tuple[Event, Event | None] | None:
+        """Return intent and outcome, if any, of a void step with this key and these arguments.
+
+        Of several the latest that has an outcome, or else the latest.
+        """
+        found: list[tuple[Event, Event | None]] = []
         for event in self.voided:
-            if isinstance(event.body, ev.StepStarted) and event.body.attempt == 1:
-                if event.body.key == key:
-                    intent = event
-            elif isinstance(event.body, ev.StepFinished) and event.body.key == key:
-                outcome = event
-        if intent is None or intent.salt is None:
-            return None
-        same = ev.commitment(intent.salt, args) == intent.committed
-        return (intent, outcome) if same else None
+            body = event.body
+            if isinstance(body, ev.StepStarted) and body.key == call.key and body.attempt == 1:
+                found.append((event, None))
+            elif isinstance(body, ev.StepFinished) and body.key == call.key and found:
+                found[-1] = (found[-1][0], event)
+        decode = call.spec.args.decode if call.spec is not None else None
+        same = [p for p in found if p[0].salt and same_payload(p[0], call.args, decode)]
+        return max(same, key=lambda pair: (pair[1] is not None, pair[0].seq), default=None)
 
 
 def plan(turn_events: Sequence[Event], *, cut: frozenset[tuple[str, int]] = frozenset()) -> Plan:

@@ -207,6 +207,7 @@ class Runner:
         """Begin the next turn with a message, or the only one of a plain agent."""
         if self.machine is not None:
             self.machine.close()
+        self.steps.begin_turn()
         self.machine = self._make_machine(Plan())
         turn = self.log.state.turn + 1
         self.take_in(ev.TurnStarted(turn, message_id), message, cause)
@@ -448,10 +449,7 @@ class Runner:
         self._closing = True
         self._stop()
         status = self.log.state.status
-        # Who parks has looked at every message; who is drained may not have, so whoever takes the
-        # run next is to look again.
-        seen = 0 if kind == "drained" else self.inbox.seen
-        self.log.release(seen, lambda: self._end(Ending(kind, status)))
+        self.log.release(self.inbox.seen, lambda: self._end(Ending(kind, status)))
 
     def lost(self, error: BaseException) -> None:
         self._closing = True

@@ -88,6 +88,12 @@ class Steps:
     def _open(self, key: str) -> OpenStep:
         return self._runner.log.state.open_steps[key]
 
+    def begin_turn(self) -> None:
+        """Forget the last turn, whose step keys come again."""
+        self._recorded = Plan()
+        self._streamed.clear()
+        self.cut_for_good = frozenset()
+
     # What the machine asks for
 
     def wanted(self, call: Call) -> None:
@@ -262,14 +268,9 @@ class Steps:
 
     def _backoff_s(self, call: Call, step: OpenStep) -> float:
         assert call.spec is not None
-        retry = call.spec.retry
-        return backoff_s(
-            step.failures + 2,
-            base_s=retry.base_s,
-            cap_s=retry.cap_s,
-            seed=self._runner.log.state.seed,
-            key=call.key,
-        )
+        base_s, cap_s = call.spec.retry.base_s, call.spec.retry.cap_s
+        seed = self._runner.log.state.seed
+        return backoff_s(step.failures + 2, base_s=base_s, cap_s=cap_s, seed=seed, key=call.key)
 
     def retry_due(self, now: int) -> None:
         """Begin the attempts that are due."""
@@ -477,7 +478,7 @@ class Steps:
 
     def _adopt(self, call: Call) -> bool:
         """Take over the recorded outcome of a step that an accepted divergence made void."""
-        found = self._recorded.voided_step(call.key, call.args)
+        found = self._recorded.voided_step(call)
         if found is None:
             return False
         started, finished = found
@@ -486,10 +487,8 @@ class Steps:
             self._hold_back(lambda: self._take_over(call.key, body, finished))
             return True
         if call.effect == "once":
-            step = self._open(call.key)
-            self._runner.log.record(
-                ev.StepDoubted(call.key, 1), None, (started.seq, step.attempt_seq)
-            )
+            cause = (started.seq, self._open(call.key).attempt_seq)
+            self._runner.log.record(ev.StepDoubted(call.key, 1), None, cause)
             self._doubt(call.key)
             return True
         return False

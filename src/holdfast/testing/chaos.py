@@ -13,7 +13,7 @@ intent, every attempt in the log, nothing of a stale epoch.
 import random
 from collections.abc import Callable
 
-from holdfast.testing.crashes import BrokenPromise, OpenStore, Outcome, finish, judge, once_at
+from holdfast.testing.crashes import BrokenPromise, OpenStore, Outcome, finish, judge, undisturbed
 from holdfast.testing.faults import Trouble
 from holdfast.testing.simulation import Process, Program, Simulation
 
@@ -52,7 +52,7 @@ class Chaos:
             case _:
                 pass
 
-    def trouble(self, process: Process) -> Trouble:  # noqa: ARG002 - the port's signature
+    def trouble(self, process: Process, label: str) -> Trouble:  # noqa: ARG002 - chance decides
         chance, slow_s = self._chance, self._slow_s
         unavailable = ""
         if self._left and chance.random() < self._failing:
@@ -75,7 +75,7 @@ def chaos(
     Raises:
         BrokenPromise: an invariant does not hold; names the seed.
     """
-    reference = once_at(program, fresh)
+    reference = undisturbed(program, fresh)
     open_store = fresh()
     simulation = Simulation(program, open_store, Chaos(seed, pauses=pauses), seed, shuffled=True)
     try:

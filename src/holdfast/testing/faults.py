@@ -45,7 +45,7 @@ class Host(Protocol):
         """Come to a place where the process may die, be stopped or be drained."""
         ...
 
-    def trouble(self) -> Trouble:
+    def trouble(self, label: str) -> Trouble:
         """Decide what goes wrong with the next operation."""
         ...
 
@@ -80,7 +80,7 @@ class FaultyStore:
         self._host = host
         self._turns: dict[str, asyncio.Lock] = {}
         self._news = {False: False, True: False}
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: dict[asyncio.Event, None] = {}  # a set has no order
 
     def tell(self) -> None:
         """Hint that something has changed."""
@@ -220,13 +220,13 @@ class FaultyStore:
             timeout_s = max(timeout_s, CLIENT_POLL_S)
         if not self._news[ready]:
             told = asyncio.Event()
-            self._waiting.add(told)
+            self._waiting[told] = None
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(timeout_s):
                         await told.wait()
             finally:
-                self._waiting.discard(told)
+                del self._waiting[told]
         self._news[ready] = False
 
     async def close(self) -> None:
@@ -235,7 +235,7 @@ class FaultyStore:
     async def _do(self, label: str, operation: Callable[[], Awaitable[T]]) -> T:
         """Carry out one operation, and whatever goes wrong with it."""
         self._host.point(f"before {label}")
-        trouble = self._host.trouble()
+        trouble = self._host.trouble(label)
         if trouble.before_s:
             await asyncio.sleep(trouble.before_s)
         if trouble.unavailable == "before":

@@ -49,6 +49,8 @@ class Time:
     def go_to(self, loop_s: float) -> None:
         """Let time pass until a loop's time."""
         self.passed_us = max(self.passed_us, ceil((loop_s - LOOP_BEGINS_S) * 1e6))
+        while self.loop_s < loop_s:  # what a float cannot tell
+            self.passed_us += 1
 
 
 class SimulatedClock:

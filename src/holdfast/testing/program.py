@@ -30,6 +30,8 @@ class Program:
 
     It may be started over at any moment, so it gives its own ids to everything.
     """
+    expects: Any = ...
+    """What the script returns, if that is known beforehand."""
     resolves: bool = True
     """Whether somebody resolves doubts by looking at the world."""
     resolves_after_s: float = 0.0

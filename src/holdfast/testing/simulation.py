@@ -38,9 +38,9 @@ from holdfast.testing.watch import LEASE_S, POLL_S, Watch
 
 __all__ = ["Crash", "Fate", "Process", "Program", "Simulation", "Stuck"]
 
-QUIET_US = 11_000_000
+QUIET_US = 8_000_000
 """After so long without a change to the log, the clock may jump to the next wake-up."""
-STUCK_US = 60_000_000
+STUCK_US = 120_000_000
 """After so long without a change or a wake-up to come, nothing will happen any more."""
 CALLBACKS_MAX = 500_000
 
@@ -52,7 +52,7 @@ class Fate(Protocol):
         """Do something at the ``number``-th point of the simulation, from 1, or nothing."""
         ...
 
-    def trouble(self, process: "Process") -> Trouble:
+    def trouble(self, process: "Process", label: str) -> Trouble:
         """Return what goes wrong with the next operation."""
         ...
 
@@ -145,8 +145,8 @@ class Process:
         if not self.alive:
             raise Crash
 
-    def trouble(self) -> Trouble:
-        return self.simulation.fate.trouble(self)
+    def trouble(self, label: str) -> Trouble:
+        return self.simulation.fate.trouble(self, label)
 
     def wrote(self, what: Append | NewRun | Message | Claim) -> None:
         self.simulation.touched()
@@ -375,11 +375,14 @@ class Simulation:
         self.moments.append((self.changes, self.time.passed_us))
         self.fate.at(process, len(self.points), label)
 
-    def stop(self, process: Process) -> None:
-        """Stop a process where it is, until another one has taken over and finished."""
+    def stop(self, process: Process, *, claimed: bool = False) -> None:
+        """Stop a process where it is, until another one has taken over and finished.
+
+        With ``claimed``, only until that one has claimed a run: from then on both go on.
+        """
         process.freeze()
         other = self.spawn()
-        self.run(lambda: other.finished)
+        self.run(lambda: other.finished or (claimed and other in self.watch.owners.values()))
         process.thaw()
 
     def stop_for(self, process: Process, us: int) -> None:

@@ -14,8 +14,8 @@ from holdfast.testing.host import Time
 
 __all__ = ["LEASE_S", "POLL_S", "Watch"]
 
-LEASE_S = 15.0
-POLL_S = 5.0
+LEASE_S = 30.0
+POLL_S = 10.0
 
 
 class Holder(Protocol):
