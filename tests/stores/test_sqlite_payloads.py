@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from holdfast.core import events as ev
 from holdfast.errors import StoreRefused
-from holdfast.stores.sqlite import SqliteStore, payloads
+from holdfast.stores import payloads
+from holdfast.stores.payloads import load
+from holdfast.stores.sqlite import SqliteStore
 from holdfast.stores.sqlite.file import create_tables
-from holdfast.stores.sqlite.payloads import ChunkWriter, load
+from holdfast.stores.sqlite.payloads import ChunkWriter
 from holdfast.testing.harness import hold
 
 

@@ -18,8 +18,9 @@ from holdfast.core.events import Event
 from holdfast.core.state import RunRow
 from holdfast.errors import Conflict, Fenced
 from holdfast.ports import Append, Claim, Message, NewRun, Transaction
+from holdfast.stores.payloads import PLAIN
 from holdfast.stores.sqlite import statements as sql
-from holdfast.stores.sqlite.payloads import PLAIN, ChunkWriter
+from holdfast.stores.sqlite.payloads import ChunkWriter
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.transaction import user_transaction
 

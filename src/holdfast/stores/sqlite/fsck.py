@@ -25,8 +25,8 @@ from holdfast.core.events import Event
 from holdfast.core.limits import LEAF_BYTES_MAX
 from holdfast.core.state import ENDED, RunRow, fold
 from holdfast.errors import StoreError, StoreRefused
+from holdfast.stores.payloads import CHUNKED, chunk_hash, inflate, load
 from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect, undo_pages
-from holdfast.stores.sqlite.payloads import CHUNKED, chunk_hash, inflate, load
 
 __all__ = ["Problem", "check_file"]
 

@@ -16,10 +16,10 @@ from holdfast.core.events import Event, open_leaf
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
 from holdfast.ports import Claim, InboxMessage, Message
+from holdfast.stores.payloads import CHUNKED, inflate, load
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
-from holdfast.stores.sqlite.payloads import CHUNKED, inflate, load
 from holdfast.stores.sqlite.presence import Presence
 
 __all__ = ["Queries", "rows_statement"]
