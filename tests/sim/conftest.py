@@ -34,8 +34,8 @@ def in_memory():
 
 
 @pytest.fixture
-def on_files(tmp_path: Path):
-    """Each simulation gets a file of its own, where a sync costs little, if there is such a place.
+def paths(tmp_path: Path):
+    """Give each simulation a path of its own, where a sync costs little, if there is such a place.
 
     A process that is killed, unlike a machine, loses nothing that it has written.
     """
@@ -46,11 +46,19 @@ def on_files(tmp_path: Path):
         folder.mkdir()
     numbers = itertools.count()
 
-    def fresh():
+    def path():
         for file in folder.iterdir():
             file.unlink()
-        path = folder / f"{next(numbers)}.db"
+        return folder / f"{next(numbers)}.db"
+
+    yield path
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def on_files(paths):
+    def fresh():
+        path = paths()
         return lambda: SqliteStore.open(path, inline=True)
 
-    yield fresh
-    shutil.rmtree(folder)
+    return fresh
