@@ -11,6 +11,7 @@ writers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,19 +19,27 @@ from holdfast.core.events import Cause, Event
 from holdfast.core.state import RunRow
 
 __all__ = [
+    "INCOMING",
     "Append",
     "Claim",
     "Clock",
     "Entropy",
     "Follower",
     "InboxMessage",
+    "Letter",
     "Message",
     "Middleware",
     "NewRun",
+    "Part",
+    "Snapshot",
+    "Standing",
     "StepCall",
     "Store",
     "Transaction",
 ]
+
+INCOMING = "$import"
+"""Who holds a run of which parts are still to come from another store; no worker is called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,69 @@ class Claim:
 
     row: RunRow
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A run as a snapshot finds it; ``worker`` is who advances it at this moment, else empty."""
+
+    row: RunRow
+    epoch: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message of an inbox, read or not.
+
+    ``taken`` is the length of the stream after the change that consumed it, 0 while it is unread.
+    Once it was consumed an event has its payload, and the one here is empty.
+    """
+
+    n: int
+    message: Message
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a run that comes from another store, as its events stand there.
+
+    ``row`` is what the stream folds to after ``events``, which follow ``expected_seq`` others.
+    ``inbox`` comes with the last part, in order; its numbers are the other store's and say nothing.
+    """
+
+    run: str
+    expected_seq: int
+    events: Sequence[Event]
+    row: RunRow
+    epoch: int
+    """The other store's, not below any event's."""
+    inbox: Sequence[Letter] = ()
+    last: bool = False
+
+
+class Snapshot(Protocol):
+    """A store as it was at one moment: nothing that is written later shows, however long it lasts.
+
+    Ids come in the order of their code points, so a run comes before those that it has started.
+    """
+
+    async def runs(self, *, prefix: str = "", after: str = "", limit: int) -> list[Standing]:
+        """Return runs whose id begins with ``prefix`` and is larger than ``after``, by id."""
+        ...
+
+    async def events(self, run: str, *, after: int, limit: int) -> list[Event]:
+        """Return a run's events behind seq ``after``, in order."""
+        ...
+
+    async def inbox(self, run: str, *, after: int, limit: int) -> list[Letter]:
+        """Return a run's messages with ``n > after``, consumed ones included, oldest first."""
+        ...
+
+    async def strays(self, *, after: str, limit: int) -> list[str]:
+        """Return ids above ``after`` that have messages and no run, by id."""
+        ...
 
 
 class Transaction(Protocol):
@@ -271,6 +343,26 @@ class Store(Protocol):
 
         With ``ready``, only what may make a run ready, or bring mail, need count. All who wait are
         told, but between two calls of one caller another may take the news. A hint only.
+        """
+        ...
+
+    def snapshot(self, *, now: int) -> AbstractAsyncContextManager[Snapshot]:
+        """Hold on to the store as it is, to copy it; leases that have run out by ``now`` count not.
+
+        Writers are not held up.
+        """
+        ...
+
+    async def receive(self, part: Part) -> None:
+        """Take in a part of a run of another store: a new one, or more of one that nobody holds.
+
+        Until the last part has come ``INCOMING`` holds the run, and nobody can claim it. With the
+        last one its inbox is filled, where an id that is known changes nothing except that a
+        consumed message counts as consumed here too, and the run may be claimed, at an epoch above
+        both stores'.
+
+        Raises:
+            Conflict: a worker holds the run, or the part does not follow its stream.
         """
         ...
 

@@ -8,7 +8,7 @@ every directed test must have such a fault; the subtler ones must be seen by the
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -473,6 +473,61 @@ class TellsOne(MemoryStore):
         self._waiting = {kind: [*waiting[kind]][:1] for kind in (False, True)}
         super()._tell(ready=ready)
         self._waiting = waiting
+
+
+# Copies.
+
+
+@seen_by("a_snapshot_shows_one_moment")
+class SnapshotMoves(MemoryStore):
+    @asynccontextmanager
+    async def snapshot(self, *, now):
+        held = MemoryStore.snapshot
+
+        class Moving:
+            def __getattr__(_, name):  # noqa: N805 - the outer self is the store
+                async def ask(*args, **facts):
+                    async with held(self, now=now) as snapshot:
+                        return await getattr(snapshot, name)(*args, **facts)
+
+                return ask
+
+        yield Moving()
+
+
+@seen_by("a_snapshot_tells_who_holds_a_run")
+class NoLeaseEnds(MemoryStore):
+    def _holder(self, held, _now):
+        return held.worker
+
+
+@seen_by("a_run_of_another_store_is_claimed_once_it_is_whole")
+class ClaimsHalfARun(MemoryStore):
+    async def receive(self, part):
+        await super().receive(part)
+        self._runs[part.run].worker = ""
+
+
+@seen_by("a_run_of_another_store_is_claimed_once_it_is_whole", "a_run_comes_back_longer", walk=True)
+class EpochsBeginAnew(MemoryStore):
+    async def receive(self, part):
+        await super().receive(part)
+        self._runs[part.run].epoch = 0
+
+
+@seen_by("a_part_in_the_wrong_place_is_refused")
+class TakesAnyPart(MemoryStore):
+    async def receive(self, part):
+        if held := self._runs.get(part.run):
+            held.worker = ""
+        await super().receive(part)
+
+
+@seen_by("an_inbox_comes_as_it_stood", walk=True)
+class ConsumedMessagesComeUnread(MemoryStore):
+    async def receive(self, part):
+        inbox = [replace(letter, taken=0) for letter in part.inbox]
+        await super().receive(replace(part, inbox=inbox))
 
 
 @pytest.mark.parametrize(

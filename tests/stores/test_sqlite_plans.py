@@ -17,6 +17,7 @@ from holdfast.stores.sqlite.queries import rows_statement
 SCANS = {"WORKERS"}  # a row for each worker there is
 SORTS = {
     "HELD": "ORDER BY",  # what one worker holds
+    "INBOX": "ORDER BY",  # what one run was ever sent
     "READY": "LAST TERM",  # equal times alone are put in order
     "DUE": "LAST TERM",
     "READY_FAMILY": "LAST TERM",

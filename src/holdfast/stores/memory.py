@@ -12,16 +12,27 @@ import asyncio
 import sqlite3
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from holdfast.core.events import Event
+from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import ENDED, RunRow, fold
 from holdfast.errors import Conflict, Fenced, StoreError, UsageError
-from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Transaction
+from holdfast.ports import (
+    INCOMING,
+    Append,
+    Claim,
+    InboxMessage,
+    Letter,
+    Message,
+    NewRun,
+    Part,
+    Standing,
+    Transaction,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -49,7 +60,9 @@ class MemoryStore:
         self._runs: dict[str, _Run] = {}
         self._log: list[Event] = []
         self._inboxes: defaultdict[str, dict[int, Message]] = defaultdict(dict)
-        self._known: set[tuple[str, str]] = set()
+        self._known: dict[tuple[str, str], int] = {}
+        """(run, message id) → its number, of every message that ever arrived."""
+        self._taken: defaultdict[str, dict[int, Letter]] = defaultdict(dict)
         self._leases: dict[str, int] = {}
         """Worker → when its lease runs out."""
         self._tables: sqlite3.Connection | None = None
@@ -218,6 +231,40 @@ class MemoryStore:
                 self._waiting[ready].discard(told)
         self._news[ready] = False
 
+    @asynccontextmanager
+    async def snapshot(self, *, now: int) -> AsyncIterator["_Snapshot"]:
+        runs = {
+            name: (Standing(held.row, held.epoch, self._holder(held, now)), held.events[:])
+            for name, held in sorted(self._runs.items())
+        }
+        inboxes = {name: self._letters(name) for name in sorted({to for to, _ in self._known})}
+        yield _Snapshot(runs, inboxes)
+
+    async def receive(self, part: Part) -> None:
+        held = self._runs.get(part.run, _Run(part.row, []))
+        head = held.events[-1].hash if held.events else GENESIS
+        first = part.events[0].prev if part.events else part.row.head
+        follows = (len(held.events), head) == (part.expected_seq, first)
+        if held.worker not in ("", INCOMING) or not follows:
+            raise Conflict(
+                f"run {part.run!r} has {len(held.events)} events, held by"
+                f" {held.worker or 'nobody'}: a part of another store's behind event"
+                f" {part.expected_seq} does not follow.",
+                run=part.run,
+            )
+        held.worker, self._runs[part.run] = INCOMING, held
+        held.events.extend(part.events)
+        self._log.extend(part.events)
+        held.row, held.epoch = part.row, max(held.epoch, part.epoch)
+        for letter in part.inbox:
+            self._deliver(letter.message)
+            n = self._known[part.run, letter.message.id]
+            if letter.taken and (message := self._inboxes[part.run].pop(n, None)):
+                self._take(n, message, letter.taken)
+        if part.last:
+            held.worker = ""
+        self._tell(ready=part.last)
+
     async def close(self) -> None:
         pass
 
@@ -266,7 +313,7 @@ class MemoryStore:
         held.row = change.row
         self._log.extend(change.events)
         for n in change.consume:
-            inbox.pop(n, None)
+            self._take(n, inbox.pop(n), change.row.seq)
         for new in change.create:
             self._create(new)
         for message in change.deliver:
@@ -285,9 +332,20 @@ class MemoryStore:
     def _deliver(self, message: Message) -> bool:
         if (message.to, message.id) in self._known:
             return False
-        self._known.add((message.to, message.id))
+        self._known[message.to, message.id] = len(self._known) + 1
         self._inboxes[message.to][len(self._known)] = message
         return True
+
+    def _take(self, n: int, message: Message, seq: int) -> None:
+        self._taken[message.to][n] = Letter(n, replace(message, payload=b""), seq)
+
+    def _holder(self, held: _Run, now: int) -> str:
+        holds = held.worker == INCOMING or self._leases.get(held.worker, 0) > now
+        return held.worker if holds else ""
+
+    def _letters(self, run: str) -> list[Letter]:
+        unread = [Letter(n, message, 0) for n, message in self._inboxes[run].items()]
+        return sorted([*self._taken[run].values(), *unread], key=lambda letter: letter.n)
 
     def _ready_since(self, held: _Run, now: int) -> int | None:
         """Return since when a run could go on, None when it cannot."""
@@ -337,6 +395,33 @@ class MemoryStore:
             tables.set_authorizer(None)
             if tables.in_transaction:
                 tables.execute("ROLLBACK")
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """Keeps the contract of ``holdfast.ports.Snapshot``; both are in the order of their ids."""
+
+    _runs: dict[str, tuple[Standing, list[Event]]]
+    _inboxes: dict[str, list[Letter]]
+
+    async def runs(self, *, prefix: str = "", after: str = "", limit: int) -> list[Standing]:
+        found = (
+            standing
+            for name, (standing, _) in self._runs.items()
+            if name.startswith(prefix) and name > after
+        )
+        return list(islice(found, limit))
+
+    async def events(self, run: str, *, after: int, limit: int) -> list[Event]:
+        return self._runs[run][1][after : after + limit]
+
+    async def inbox(self, run: str, *, after: int, limit: int) -> list[Letter]:
+        found = (letter for letter in self._inboxes.get(run, ()) if letter.n > after)
+        return list(islice(found, limit))
+
+    async def strays(self, *, after: str, limit: int) -> list[str]:
+        found = (name for name in self._inboxes if name not in self._runs and name > after)
+        return list(islice(found, limit))
 
 
 class _Transaction:

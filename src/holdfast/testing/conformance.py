@@ -19,6 +19,7 @@ more; a store whose data belongs to one object may return that object each time.
 
 from holdfast.ports import Store
 from holdfast.stores.memory import MemoryStore
+from holdfast.testing.copies import CopyConformance
 from holdfast.testing.harness import agree, on_a_store
 from holdfast.testing.leases import LeaseConformance
 from holdfast.testing.machine import store_machine
@@ -28,7 +29,7 @@ from holdfast.testing.streams import StreamConformance
 __all__ = ["StoreConformance", "log_of_schedule", "store_machine"]
 
 
-class StoreConformance(StreamConformance, LeaseConformance):
+class StoreConformance(StreamConformance, LeaseConformance, CopyConformance):
     """Every promise of a store; subclass it and give it a fixture ``open_store``."""
 
     @on_a_store

@@ -11,13 +11,23 @@ contract of ``Store`` says; a dead process changes nothing.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreUnavailable
-from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Store, Transaction
+from holdfast.ports import (
+    Append,
+    Claim,
+    InboxMessage,
+    Message,
+    NewRun,
+    Part,
+    Snapshot,
+    Store,
+    Transaction,
+)
 
 __all__ = ["FaultyStore", "Host", "Trouble"]
 
@@ -214,6 +224,13 @@ class FaultyStore:
 
     async def next_wake(self, agents: Sequence[str]) -> int:
         return await self._do("next_wake", lambda: self.inner.next_wake(agents))
+
+    def snapshot(self, *, now: int) -> AbstractAsyncContextManager[Snapshot]:
+        return self.inner.snapshot(now=now)
+
+    async def receive(self, part: Part) -> None:
+        label = f"receive {part.run}@{part.expected_seq}"
+        await self._do(label, lambda: self.inner.receive(part))
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         if not ready:

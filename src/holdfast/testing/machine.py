@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from holdfast.errors import StoreError
 from holdfast.ports import Append, Claim, Message, Store, Transaction
+from holdfast.testing.copies import copy_everything
 from holdfast.testing.harness import EVERYTHING, Boom, agree
 from holdfast.testing.model import StoreModel, check_stream
 from holdfast.testing.plans import (
@@ -376,6 +377,26 @@ class _StoreMachine(RuleBasedStateMachine):
         for some in (AGENTS, AGENTS[:1]):
             wake_at = self.wait(self.store.next_wake(some))
             agree(f"next_wake({some})", wake_at, self.model.next_wake(some))
+
+    @rule(stretch=st.integers(1, 4))
+    def copy_everything(self, stretch: int) -> None:
+        """Another store that is given all of it has the same streams, epochs and inboxes."""
+        self.wait(self.compare_with_a_copy(stretch))
+
+    async def compare_with_a_copy(self, stretch: int) -> None:
+        other = await type(self).make_store()
+        try:
+            await copy_everything(self.store, other, now=self.now, stretch=stretch)
+            async with other.snapshot(now=self.now) as copied:
+                for name, run in self.model.runs.items():
+                    [found] = await copied.runs(prefix=name, limit=1)
+                    agree(f"the copy of {name!r}", (found.row, found.epoch), (run.row, run.epoch))
+                    agree(f"its events {name!r}", await other.read(name), run.events)
+            for name, unread in self.model.unread.items():
+                messages = [message.message for message in await other.unread(name)]
+                agree(f"the copy of inbox {name!r}", messages, [*unread.values()])
+        finally:
+            await other.close()
 
     @precondition(lambda self: self.reopen_store is not None)
     @rule()

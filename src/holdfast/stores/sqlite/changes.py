@@ -14,10 +14,10 @@ from typing import Any
 
 import apsw
 
-from holdfast.core.events import Event
+from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import RunRow
 from holdfast.errors import Conflict, Fenced
-from holdfast.ports import Append, Claim, Message, NewRun, Transaction
+from holdfast.ports import INCOMING, Append, Claim, Message, NewRun, Part, Transaction
 from holdfast.stores.payloads import PLAIN
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.payloads import ChunkWriter
@@ -101,6 +101,32 @@ class Changes:
     def deliver(self, messages: Sequence[Message]) -> list[bool]:
         """Put messages into inboxes; False for each that had arrived before."""
         return [self._deliver(message) for message in messages]
+
+    def receive(self, part: Part) -> None:
+        """Take in a part of a run of another store, or raise Conflict and write nothing."""
+        row = part.row
+        found = self._all(sql.PLACE_OF_RUN, (part.run,))
+        ((number, seq, head, worker),) = found or [(0, 0, GENESIS, None)]
+        first = part.events[0].prev if part.events else row.head
+        if worker not in (None, INCOMING) or (seq, head) != (part.expected_seq, first):
+            raise Conflict(
+                f"run {part.run!r} has {seq} events, held by {worker or 'nobody'}: a part of"
+                f" another store's behind event {part.expected_seq} does not follow.",
+                run=part.run,
+            )
+        if not found:
+            self._execute(sql.NEW_RUN, row)
+            number = self._connection.last_insert_rowid()
+        moved = (row.status, row.seq, row.head, row.turn, row.turn_seq, row.state_seq)
+        holder = None if part.last else INCOMING
+        values = (*moved, row.updated_at, row.wake_at, part.epoch, holder, number)
+        self._execute(sql.RECEIVE, values)
+        self._add_events(number, part.events)
+        for letter in part.inbox:
+            self._deliver(letter.message)
+            if letter.taken:
+                self._execute(sql.TAKE_KNOWN, (letter.taken, part.run, letter.message.id))
+        self._execute(sql.SETTLE, (number,))
 
     def claim(
         self,

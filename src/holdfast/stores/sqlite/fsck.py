@@ -25,6 +25,7 @@ from holdfast.core.events import Event
 from holdfast.core.limits import LEAF_BYTES_MAX
 from holdfast.core.state import ENDED, RunRow, fold
 from holdfast.errors import StoreError, StoreRefused
+from holdfast.ports import INCOMING
 from holdfast.stores.payloads import CHUNKED, chunk_hash, inflate, load
 from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect, undo_pages
 
@@ -284,7 +285,8 @@ class _Checker:
         expected: int | None
         if worker is not None:
             expected = None
-            if not self.all("SELECT 1 FROM worker WHERE id = ?", worker):
+            known = worker == INCOMING or self.all("SELECT 1 FROM worker WHERE id = ?", worker)
+            if not known:
                 self.problem(row.run, 0, "lease", f"worker {worker!r}", "no such worker")
         elif row.status in ("pending", "running"):
             expected = row.updated_at

@@ -15,14 +15,14 @@ import apsw
 from holdfast.core.events import Event, open_leaf
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
-from holdfast.ports import Claim, InboxMessage, Message
+from holdfast.ports import Claim, InboxMessage, Letter, Message
 from holdfast.stores.payloads import CHUNKED, inflate, load
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
 from holdfast.stores.sqlite.presence import Presence
 
-__all__ = ["Queries", "rows_statement"]
+__all__ = ["Queries", "next_prefix", "rows_statement"]
 
 _ALL = 2**62
 
@@ -37,59 +37,74 @@ class Queries:
 
     def version(self) -> int:
         """Return a number that is another one whenever another connection has committed."""
-        return int(self._all("PRAGMA data_version", ())[0][0])
+        return int(self.all("PRAGMA data_version", ())[0][0])
 
     def row(self, run: str) -> RunRow | None:
-        for row in self._all(sql.ROW, (run,)):
+        for row in self.all(sql.ROW, (run,)):
             return RunRow(*row)
         return None
 
     def rows(self, **facts: Any) -> list[RunRow]:
-        return [RunRow(*row) for row in self._all(*rows_statement(**facts))]
+        return [RunRow(*row) for row in self.all(*rows_statement(**facts))]
 
     def ready(self, agents: Sequence[str], now: int) -> bool:
-        workers = self._all(sql.WORKERS, ())
-        return bool(lost_workers(workers, now, self._presence)) or any(
-            self._all(sql.READY, (agent, 1)) or self._all(sql.DUE, (agent, 1, now))
+        return bool(self.lost(now)) or any(
+            self.all(sql.READY, (agent, 1)) or self.all(sql.DUE, (agent, 1, now))
             for agent in set(agents)
         )
 
     def latest(self) -> int:
         """Return the largest inbox number, 0 for none."""
-        return int(self._all(sql.LATEST, ())[0][0])
+        return int(self.all(sql.LATEST, ())[0][0])
 
     def held(self, worker: str) -> list[Claim]:
-        return [Claim(RunRow(*row), epoch) for epoch, *row in self._all(sql.HELD, (worker,))]
+        return [Claim(RunRow(*row), epoch) for epoch, *row in self.all(sql.HELD, (worker,))]
 
     def mail(self, worker: str, after: int) -> tuple[int, list[InboxMessage]]:
         latest = self.latest()
-        messages = self._messages(self._all(sql.MAIL, (after, worker)))
+        messages = self._messages(self.all(sql.MAIL, (after, worker)))
         return max([latest, *(message.n for message in messages[-1:])]), messages
 
     def next_wake(self, agents: Sequence[str]) -> int:
-        wakes = [at for agent in set(agents) for (at,) in self._all(sql.WAKES, (agent,))]
+        wakes = [at for agent in set(agents) for (at,) in self.all(sql.WAKES, (agent,))]
         return min(wakes, default=0)
 
     def read(self, run: str, after: int, until: int, limit: int) -> list[Event]:
-        found = self._all(sql.EVENTS, (run, after, until or _ALL, limit or _ALL))
+        found = self.all(sql.EVENTS, (run, after, until or _ALL, limit or _ALL))
         chunks: dict[int, bytes] = {}
         return [self._event(chunks, *fields) for fields in found]
 
     def read_log(self, after: int, limit: int) -> list[tuple[int, Event]]:
-        found = self._all(sql.LOG, (after, limit))
+        found = self.all(sql.LOG, (after, limit))
         chunks: dict[int, bytes] = {}
         return [(pos, self._event(chunks, *fields)) for *fields, pos in found]
 
     def unread(self, run: str, after: int, limit: int) -> list[InboxMessage]:
         return self._messages(
-            [(*fields, run) for fields in self._all(sql.UNREAD, (run, after, limit))]
+            [(*fields, run) for fields in self.all(sql.UNREAD, (run, after, limit))]
         )
+
+    def inbox(self, run: str, after: int, limit: int) -> list[Letter]:
+        """Return the messages that have ever arrived for a run, with ``n > after``."""
+        found = self.all(sql.INBOX, (run, after, limit))
+        messages = self._messages([(*fields, run) for _, *fields in found])
+        pairs = zip(found, messages, strict=True)
+        return [Letter(m.n, m.message, taken or 0) for (taken, *_), m in pairs]
+
+    def lost(self, now: int) -> set[str]:
+        """Return who has a row and holds nothing any more."""
+        return set(lost_workers(self.all(sql.WORKERS, ()), now, self._presence))
+
+    def hold(self) -> None:
+        """Go on seeing the file as it is now, until the connection is closed."""
+        self._connection.execute("BEGIN")
+        self.latest()
 
     def _messages(self, found: list[tuple[Any, ...]]) -> list[InboxMessage]:
         chunks: dict[int, bytes] = {}
         messages = []
         for n, name, topic, form, stored, at, sender, cause, run in found:
-            payload = self._payload(chunks, form, stored)
+            payload = b"" if stored is None else self._payload(chunks, form, stored)
             links = tuple(c if isinstance(c, int) else (c[0], c[1]) for c in json.loads(cause))
             messages.append(InboxMessage(n, Message(run, name, topic, payload, at, sender, links)))
         return messages
@@ -121,13 +136,14 @@ class Queries:
         return load(form, stored, fetch)
 
     def _chunk(self, number: int) -> bytes:
-        for form, data in self._all(sql.CHUNK, (number,)):
+        for form, data in self.all(sql.CHUNK, (number,)):
             return inflate(form, data)
         raise StoreRefused(
             f"{self._path}: chunk {number} is missing. Hint: holdfast fsck {self._path}"
         )
 
-    def _all(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def all(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return all rows that a statement finds."""
         try:
             return self._connection.execute(statement, values).fetchall()
         except apsw.Error as error:
@@ -148,7 +164,7 @@ def rows_statement(
         # The range lets SQLite use the index; the comparison is what counts.
         conditions.append("id >= ? AND substr(id, 1, ?) = ?")
         values += [prefix, len(prefix), prefix]
-        if before := _next_prefix(prefix):
+        if before := next_prefix(prefix):
             conditions.append("id < ?")
             values.append(before)
     for column, wanted in (("status", status), ("agent", agents)):
@@ -161,7 +177,7 @@ def rows_statement(
     return sql.ROWS.replace("@CONDITIONS", " AND ".join(conditions)), (*values, limit)
 
 
-def _next_prefix(prefix: str) -> str:
+def next_prefix(prefix: str) -> str:
     """Return the smallest string that is larger than all with this prefix, empty for none."""
     if prefix[-1] == chr(sys.maxunicode):
         return ""

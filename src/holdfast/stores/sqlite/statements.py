@@ -15,6 +15,7 @@ __all__ = [
     "FREE",
     "HEARTBEAT",
     "HELD",
+    "INBOX",
     "KNOWN",
     "LATEST",
     "LEASE",
@@ -28,13 +29,19 @@ __all__ = [
     "NEW_RUN",
     "NUMBER",
     "PLACE",
+    "PLACE_OF_RUN",
     "READY",
     "READY_FAMILY",
+    "RECEIVE",
     "RENEW",
     "ROW",
     "ROWS",
     "SETTLE",
+    "STANDING",
+    "STANDING_BELOW",
+    "STRAYS",
     "TAKE",
+    "TAKE_KNOWN",
     "UNREAD",
     "WAKE",
     "WAKES",
@@ -86,6 +93,15 @@ WHERE id = ?2 AND worker IS NULL AND status NOT IN @GOING AND status NOT IN @OVE
 TAKE = """
 UPDATE inbox SET taken = ?, form = 0, payload = NULL WHERE n = ? AND run = ? AND taken IS NULL"""
 
+# A run that comes from another store, part by part, held by INCOMING until the last.
+PLACE_OF_RUN = "SELECT n, seq, head, worker FROM run WHERE id = ?"
+RECEIVE = """
+UPDATE run SET status = ?, seq = ?, head = ?, turn = ?, turn_seq = ?, state_seq = ?, updated_at = ?,
+  wake_at = ?, epoch = max(epoch, ?), worker = ?
+WHERE n = ?"""
+TAKE_KNOWN = """
+UPDATE inbox SET taken = ?, form = 0, payload = NULL WHERE run = ? AND id = ? AND taken IS NULL"""
+
 # Leases. There are two ways to be ready, each with its index: since `ready_at`, or since `wake_at`
 # when that is due.
 WORKERS = "SELECT id, expires_at, locked FROM worker"
@@ -127,6 +143,16 @@ LATEST = "SELECT coalesce(max(n), 0) FROM inbox"
 UNREAD = """
 SELECT n, id, topic, form, payload, at, sender, cause FROM inbox
 WHERE run = ? AND n > ? AND taken IS NULL ORDER BY n LIMIT ?"""
+STANDING = _sql("""
+SELECT epoch, worker, @FIELDS FROM run WHERE id >= ?1 AND id > ?2 ORDER BY id LIMIT ?3""")
+STANDING_BELOW = STANDING.replace("ORDER", "AND id < ?4 ORDER")
+INBOX = """
+SELECT taken, n, id, topic, form, payload, at, sender, cause FROM inbox
+WHERE run = ? AND n > ? ORDER BY n LIMIT ?"""
+STRAYS = """
+SELECT DISTINCT run FROM inbox
+WHERE run > ? AND NOT EXISTS (SELECT 1 FROM run AS known WHERE known.id = inbox.run)
+ORDER BY run LIMIT ?"""
 WAKES = """
 SELECT wake_at FROM run
 WHERE agent = ? AND wake_at > 0 AND worker IS NULL ORDER BY wake_at LIMIT 1"""

@@ -10,9 +10,9 @@ so that neither a sync nor a long read holds up the loop.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,11 +20,12 @@ from typing import Any, Self, TypeVar
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreError, UsageError
-from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Transaction
+from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Part, Transaction
 from holdfast.stores.sqlite.changes import Changes
 from holdfast.stores.sqlite.file import connect
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.queries import Queries
+from holdfast.stores.sqlite.snapshot import SqliteSnapshot
 from holdfast.stores.sqlite.writer import Writer
 
 __all__ = ["SqliteStore"]
@@ -191,6 +192,19 @@ class SqliteStore:
         finally:
             self._waiting[ready].discard(told)
         self._news[ready] = False
+
+    @asynccontextmanager
+    async def snapshot(self, *, now: int) -> AsyncIterator[SqliteSnapshot]:
+        queries = Queries(connect(self._path, read_only=True), self._path, self._presence)
+        try:
+            queries.hold()
+            yield SqliteSnapshot(queries, self._read_far, now=now)
+        finally:
+            queries.close()
+
+    async def receive(self, part: Part) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.receive, part, readies=part.last)
 
     async def close(self) -> None:
         if self._reader:
