@@ -92,8 +92,9 @@ class Stage:
 
     LEASE_S = 15.0
 
-    def __init__(self, *agents, store=None):
+    def __init__(self, *agents, store=None, **options):
         self.agents = agents
+        self.options = options
         self.store = store or MemoryStore()
         self.clock, self.entropy = Clock(), Chance()
         self._runner = asyncio.Runner()
@@ -121,7 +122,11 @@ class Stage:
 
     def app(self, *agents, store=None):
         app = hf.App(
-            store or self.store, agents or self.agents, clock=self.clock, entropy=self.entropy
+            store or self.store,
+            agents or self.agents,
+            clock=self.clock,
+            entropy=self.entropy,
+            **self.options,
         )
         app._store = store or self.store  # noqa: SLF001 - it is open
         return app

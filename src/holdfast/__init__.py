@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from holdfast.app import App, SyncClient, connect, run
     from holdfast.client import Client, Retracted
+    from holdfast.core.redaction import find_credentials
     from holdfast.core.retry import Retry
     from holdfast.errors import (
         AgentUnknown,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from holdfast.integrations.http import async_http_client, http_client
+    from holdfast.runtime.secrets import Secret
     from holdfast.runtime.worker import Worker, WorkerSettings
     from holdfast.tools import call, schemas, step, tool
 
@@ -85,6 +87,7 @@ _HOMES = {
     ],
     "holdfast.app": ["App", "SyncClient", "connect", "run"],
     "holdfast.client": ["Client", "Retracted"],
+    "holdfast.core.redaction": ["find_credentials"],
     "holdfast.core.retry": ["Retry"],
     "holdfast.errors": [
         "AgentUnknown",
@@ -106,6 +109,7 @@ _HOMES = {
         "UsageError",
     ],
     "holdfast.integrations.http": ["async_http_client", "http_client"],
+    "holdfast.runtime.secrets": ["Secret"],
     "holdfast.runtime.worker": ["Worker", "WorkerSettings"],
     "holdfast.tools": ["call", "schemas", "step", "tool"],
 }
@@ -130,6 +134,7 @@ __all__ = [
     "RunParked",
     "RunUnknown",
     "RunWasCancelled",
+    "Secret",
     "StepFailed",
     "StoreError",
     "StoreRefused",
@@ -146,6 +151,7 @@ __all__ = [
     "call",
     "connect",
     "emit",
+    "find_credentials",
     "http_client",
     "idempotency_key",
     "now",

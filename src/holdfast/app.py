@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from holdfast.client import Client, result_value
+from holdfast.core.redaction import Finder
 from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.core.state import ENDED
 from holdfast.errors import RunParked, UsageError
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.clock import SystemClock, SystemEntropy
 from holdfast.runtime.hosting import RunnerSettings
+from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
 
 __all__ = ["App", "SyncClient", "connect", "open_store", "run"]
@@ -57,6 +60,11 @@ class App:
         store: A URL, a path or a store.
         agents: The agents that may be started and carried on here.
         middleware: What stands around each step's body, outermost first.
+        secrets: Where the values of ``hf.Secret`` come from: a mapping, or a function of the name;
+            by default the environment (``HOLDFAST_SECRET_NAME``).
+        redact: What must not be recorded: a function of a text and the field that it stands under,
+            which returns the parts to take out, or a pattern of such parts.
+            ``hf.find_credentials`` is a stock one.
         clock, entropy: Where time and chance come from.
     """
 
@@ -66,6 +74,8 @@ class App:
         agents: Iterable[Callable[..., Any]] = (),
         *,
         middleware: Sequence[Middleware] = (),
+        secrets: Provider | None = None,
+        redact: Finder | re.Pattern[str] | None = None,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
     ) -> None:
@@ -77,6 +87,7 @@ class App:
         self._where = store
         self._store: Store | None = None
         self._middleware = tuple(middleware)
+        self.secrets = Secrets(secrets, redact)
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
 
@@ -107,7 +118,13 @@ class App:
     @property
     def client(self) -> Client:
         """A client of the store."""
-        return Client(self.store, self.agents, clock=self._clock, entropy=self._entropy)
+        return Client(
+            self.store,
+            self.agents,
+            clock=self._clock,
+            entropy=self._entropy,
+            clean=self.secrets.clean,
+        )
 
     def worker(
         self, settings: WorkerSettings | None = None, *, linger_s: float = 1.0, nap_s: float = 5.0
@@ -118,6 +135,7 @@ class App:
             self._clock,
             self._entropy,
             self._middleware,
+            self.secrets,
             linger_s=linger_s,
             nap_s=nap_s,
         )

@@ -90,15 +90,23 @@ class Client:
         store: The store.
         agents: The agents whose results are decoded by their annotations; the results of others are
         plain JSON.
+        clean: Takes secrets out of every payload that goes to the store.
     """
 
     def __init__(
-        self, store: Store, agents: dict[str, AgentSpec], *, clock: Clock, entropy: Entropy
+        self,
+        store: Store,
+        agents: dict[str, AgentSpec],
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        clean: Callable[[bytes], bytes],
     ) -> None:
         self._store = store
         self._agents = agents
         self._clock = clock
         self._entropy = entropy
+        self._clean = clean
 
     async def start(
         self,
@@ -131,6 +139,7 @@ class Client:
         """Start a run with an input in JSON; as ``start``."""
         if not spec.has_state:
             spec.decode_input(payload)
+        payload = self._clean(payload)
         run = run or self._entropy.bytes(8).hex()
         check_name("run id", run, RUN_ID_CHARS_MAX)
         new = new_run(run, spec.uri, payload, now=self._clock.now(), entropy=self._entropy)
@@ -355,7 +364,8 @@ class Client:
             if topic == CANCEL_TOPIC or await self._has_seen(run, message_id):
                 return message_id
             raise UsageError(f"run {run!r} has {row.status}; it takes no more messages")
-        await self._store.deliver([Message(run, message_id, topic, payload, self._clock.now())])
+        message = Message(run, message_id, topic, self._clean(payload), self._clock.now())
+        await self._store.deliver([message])
         return message_id
 
     async def _has_seen(self, run: str, message_id: str) -> bool:

@@ -7,10 +7,12 @@ arguments are encoded, the machine issues a step, and the caller gets the decode
 
 import contextlib
 import functools
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar, cast, overload
 
 from holdfast.core.calls import Call
+from holdfast.core.codec import SECRET
 from holdfast.core.machine import Machine, current_or_none
 from holdfast.core.retry import Retry
 from holdfast.core.specs import EFFECT_RETRY, READ_RETRY, Effect, StepSpec, spec_of, tool_spec
@@ -241,6 +243,8 @@ async def _answer(data: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]
         bound = spec.args.decode(arguments)
     except CodecError as error:
         return message(f"error: {error}")
+    if _names_secret(json.loads(arguments)):
+        return message("error: a secret cannot be chosen by a model; leave it out")
     args, kwargs = spec.args.spread(bound)
     try:
         result = known[name](*args, **kwargs)
@@ -250,3 +254,9 @@ async def _answer(data: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]
             raise
         return message(f"error: {error.error_type}: {error.error_message}")
     return message(value if isinstance(value, str) else spec.result.encode(value).decode())
+
+
+def _names_secret(value: Any) -> bool:
+    if isinstance(value, dict):
+        return SECRET in value or any(map(_names_secret, value.values()))
+    return isinstance(value, list) and any(map(_names_secret, value))

@@ -96,7 +96,7 @@ async def _diverged(shell: Shell, app: App, row: RunRow, facts: dict[str, Any]) 
     """Show the difference as the loaded code has it, else as it was recorded."""
     events = await app.store.read(row.run)
     agent = app.agents[row.agent]
-    replayed = await in_callback(lambda: replay(agent, events))
+    replayed = await in_callback(lambda: replay(agent, events, app.secrets.cleaner))
     lines = [f"run {row.run!r} has diverged: the code asks for something else than its log holds"]
     if replayed.difference is not None:
         shown = difference_lines(row.run, replayed.difference)[1:]

@@ -23,6 +23,7 @@ from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
 from holdfast.core.events import Event
 from holdfast.core.machine import Machine
+from holdfast.core.redaction import Cleaner
 from holdfast.core.replay import feed_all, plan
 from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.errors import Diverged, UsageError
@@ -59,13 +60,15 @@ class Replayed:
     difference: Difference | None = None
 
 
-def replay(agent: AgentSpec, events: Sequence[Event]) -> Replayed:
+def replay(agent: AgentSpec, events: Sequence[Event], cleaner: Cleaner | None = None) -> Replayed:
     """Feed all turns of a run to an agent's code; stops at the first difference.
 
     Args:
         agent: The agent whose code it is.
         events: All events of the run, in order, at least one.
+        cleaner: Takes secrets out of what the code asks for, as it is shown.
     """
+    cleaner = cleaner or Cleaner()
     state: bytes | None = None
     turns, steps, pending = 0, 0, 0
     for turn_events in _turns(events):
@@ -79,12 +82,13 @@ def replay(agent: AgentSpec, events: Sequence[Event]) -> Replayed:
             input=events[0].payload or b"null",
             state=state,
             marks=recorded.marks,
+            cleaner=cleaner,
         )
         try:
             feed_all(machine, recorded.feed)
             pending = len(machine.issued)
         except Diverged as error:
-            difference = _difference(turns, error, machine, turn_events)
+            difference = _difference(turns, error, machine, turn_events, cleaner)
             return Replayed(turns, len(events), steps, 0, difference)
         finally:
             machine.close()
@@ -133,10 +137,15 @@ def _bound(turn_events: Sequence[Event]) -> list[Event]:
 
 
 def _difference(
-    turn: int, error: Diverged, machine: Machine, turn_events: Sequence[Event]
+    turn: int,
+    error: Diverged,
+    machine: Machine,
+    turn_events: Sequence[Event],
+    cleaner: Cleaner,
 ) -> Difference:
     recorded = next((e.payload for e in turn_events if e.seq == error.seq), None)
     requested = machine.issued[0].payload if machine.issued else None
+    requested = requested and cleaner.clean(requested)
     diff: list[str] = []
     if recorded is not None and requested is not None:
         diff = list(
@@ -189,7 +198,7 @@ async def replay_command(
         events = await app.store.read(found)
     agent = _agent_for(shell, events[0].agent.removeprefix("agent:"), code)
     begun = time.perf_counter()
-    result = await in_callback(lambda: replay(agent, events))
+    result = await in_callback(lambda: replay(agent, events, app.secrets.cleaner))
     seconds = time.perf_counter() - begun
     if shell.as_json:
         facts = {"run": found, "identical": result.difference is None} | asdict(result)

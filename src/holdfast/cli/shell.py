@@ -26,6 +26,7 @@ from rich.console import Console, RenderableType
 
 from holdfast.app import DEFAULT_STORE, App, open_store
 from holdfast.cli.text import clean
+from holdfast.core.redaction import Cleaner, Finder, find_credentials
 from holdfast.errors import (
     CodecError,
     HoldfastError,
@@ -136,7 +137,7 @@ class Shell:
                 " --store or HOLDFAST_STORE names another"
             ) from error
         try:
-            async with App(store, agents) as app:
+            async with App(store, agents, redact=_finder()) as app:
                 yield app
         finally:
             await store.close()
@@ -149,7 +150,9 @@ class Shell:
         except HoldfastError as error:
             if self.debug:
                 traceback.print_exc()
-            self.note(f"holdfast: {error}")
+            # It may quote what was given, an input with a wrong type for one.
+            find = None if "HOLDFAST_REDACT" in str(error) else _finder()
+            self.note(f"holdfast: {Cleaner(find).text(str(error))}")
             wrong = UsageError | CodecError | RunUnknown | RunConflict
             return USAGE if isinstance(error, wrong) else FAILED
         except KeyboardInterrupt:
@@ -158,6 +161,14 @@ class Shell:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return PIPE_CLOSED
         return code or DONE
+
+
+def _finder() -> Finder | None:
+    """Return what HOLDFAST_REDACT asks for: every process that writes to a log has to know it."""
+    wanted = os.environ.get("HOLDFAST_REDACT", "")
+    if wanted not in ("", "credentials"):
+        raise UsageError(f"HOLDFAST_REDACT={wanted!r}: expected 'credentials' or nothing")
+    return find_credentials if wanted else None
 
 
 def command(body: Body) -> Callable[..., None]:

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from holdfast.core.limits import PAYLOAD_BYTES_MAX
-from holdfast.errors import CodecError, PayloadTooLarge
+from holdfast.errors import CodecError, PayloadTooLarge, UsageError
 
-__all__ = ["ArgsCodec", "Codec", "annotations_of", "json_bytes", "path_text"]
+__all__ = ["SECRET", "ArgsCodec", "Codec", "annotations_of", "json_bytes", "path_text"]
+
+SECRET = "$secret"  # noqa: S105 - the name of a field
+"""The only field of what stands for a secret: its name."""
 
 
 EXCERPT_CHARS = 80
@@ -194,6 +197,8 @@ class Codec:
         first = error.errors(include_url=False)[0]
         path = path_text(tuple(first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == SECRET:  # what was given may be the secret itself
+            return CodecError(f"{self.what}, {path}: {first['msg']}{more}", path=path)
         given = repr(first["input"])
         given = given if len(given) <= EXCERPT_CHARS else given[:EXCERPT_CHARS] + "…"
         return CodecError(f"{self.what}, {path}: {first['msg']}, not {given}{more}", path=path)
@@ -328,12 +333,25 @@ class ArgsCodec:
         return args, kwargs
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON schema of the arguments, as model providers take it."""
+        """Return the JSON schema of the arguments, as model providers take it.
+
+        Parameters that are secrets are left out: they are not for a model to choose.
+
+        Raises:
+            UsageError: such a parameter has no default.
+        """
         schema = self._codec.schema()
         schema.pop("title", None)
-        for part in schema.get("properties", {}).values():
+        properties = schema.setdefault("properties", {})
+        for name, part in list(properties.items()):
             part.pop("title", None)
-        schema.setdefault("properties", {})
+            if f'"{SECRET}"' in json.dumps(part):
+                if name in schema.get("required", ()):
+                    raise UsageError(
+                        f"{self._what}: parameter {name!r} is a secret, which a model cannot give."
+                        f" Hint: {name}: hf.Secret[str] = hf.Secret(NAME)"
+                    )
+                del properties[name]
         schema["additionalProperties"] = False
         return schema
 

@@ -12,6 +12,9 @@ __all__ = [
     "PAYLOAD_BYTES_MAX",
     "RUN_ID_CHARS_MAX",
     "SALT_BYTES",
+    "SECRETS_KNOWN_MAX",
+    "SECRET_CHARS_MIN",
+    "SECRET_NAME_CHARS_MAX",
     "STEP_NAME_CHARS_MAX",
     "TOPIC_CHARS_MAX",
     "check_name",
@@ -29,6 +32,11 @@ AGENT_NAME_CHARS_MAX = 200
 STEP_NAME_CHARS_MAX = 300
 TOPIC_CHARS_MAX = 300
 MESSAGE_ID_CHARS_MAX = 512
+SECRET_NAME_CHARS_MAX = 200
+SECRET_CHARS_MIN = 6
+"""A secret's value has to stand out from other text, or it could not be kept out of the log."""
+SECRETS_KNOWN_MAX = 2_000
+"""Spellings of values that are searched for: those of about 200 secrets, the latest resolved."""
 
 # The longest names together, as 4-byte characters escaped nowhere, must leave room for the rest
 # of a leaf.

@@ -25,6 +25,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import greenlet
@@ -33,6 +34,7 @@ from holdfast.core import events as ev
 from holdfast.core.calls import Call, Command, Decode, describe, divergence, same_payload
 from holdfast.core.failures import failure_bytes
 from holdfast.core.loop import TurnLoop, quietly, running
+from holdfast.core.redaction import Cleaner
 from holdfast.core.specs import AgentSpec, StepSpec, spec_of
 from holdfast.errors import HoldfastError, NotInRun, RunSuspended, UsageError
 
@@ -72,6 +74,7 @@ class Machine:
         input: The payload of ``run.created``: the input of a plain agent.
         state: The durable state before this turn, None before the first.
         marks: Names of the version guards that the recorded turn has passed.
+        cleaner: Takes secrets out of names and messages; by default there are none.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class Machine:
         input: bytes = b"null",  # noqa: A002 - the glossary's word
         state: bytes | None = None,
         marks: frozenset[str] = frozenset(),
+        cleaner: Cleaner | None = None,
     ) -> None:
         self.agent = agent
+        self._cleaner = cleaner or Cleaner()
         self.run = run
         self.seed = seed
         self.turn = 0
@@ -378,7 +383,7 @@ class Machine:
         self.issued.popleft()
 
     def _diverge(self, event: ev.Event, command: Command | None) -> NoReturn:
-        raise divergence(self.run, event, command)
+        raise divergence(self.run, event, command, self._cleaner)
 
     def _issue(
         self,
@@ -405,6 +410,7 @@ class Machine:
         task = self.loop.current_task()
         if task is not None and task.take_cancel():
             raise asyncio.CancelledError
+        name = self._cleaner.name(name)
         count = self._counts[name] = self._counts.get(name, 0) + 1
         return f"{name}#{count}"
 
@@ -464,10 +470,8 @@ class Machine:
             assert call.spec is not None
             spec, args = call.spec.undo(call.args, call.value)
             undo = self.step(spec, args, key=f"undo:{call.key}")
-            try:
+            with suppress(HoldfastError):
                 await self.outcome(undo)
-            except HoldfastError:
-                continue
 
     def _run_until_blocked(self, event: ev.Event) -> None:
         with running(self.loop):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.core.limits import PAYLOAD_BYTES_MAX, STEP_NAME_CHARS_MAX
+from holdfast.core.redaction import is_secret_field
 from holdfast.errors import PayloadTooLarge
 
 __all__ = [
@@ -65,31 +66,6 @@ _SECRET_PARAMETER = re.compile(
     r"(?:auth|authorization|credentials?|jwt|key|passw(?:or)?d|pwd|secret|session|sig|signature"
     r"|token)(?:[^a-z]|$)"
 )
-_SECRET_FIELDS = frozenset(
-    {
-        "accesstoken",
-        "apikey",
-        "authorization",
-        "authtoken",
-        "bearertoken",
-        "clientsecret",
-        "cookie",
-        "idtoken",
-        "passwd",
-        "password",
-        "privatekey",
-        "refreshtoken",
-        "secret",
-        "secretaccesskey",
-        "secretkey",
-        "sessiontoken",
-        "token",
-        "xapikey",
-    }
-)
-"""Names of JSON fields, letters and digits alone. Fewer than of parameters: ``key`` is a common
-word in a body."""
-
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 _RANDOM_KEY = re.compile(
     r"^stainless-|[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}",
@@ -267,9 +243,7 @@ def _is_secret_parameter(name: str) -> bool:
     return _SECRET_PARAMETER.search(_CAMEL.sub("_", name).lower()) is not None
 
 
-@functools.lru_cache(maxsize=1024)
-def _is_secret_field(name: str) -> bool:
-    return "".join(c for c in name.lower() if c.isalnum()) in _SECRET_FIELDS
+_is_secret_field = functools.lru_cache(maxsize=1024)(is_secret_field)
 
 
 def _safe_object(value: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Appender:
         state: The run as it stands; brought forward by each ``record``.
         epoch: The lease's.
         on_lost: Called once with the error when the store refuses or fails an append.
+        clean: Takes secrets out of each payload.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Appender:
         clock: Clock,
         entropy: Entropy,
         on_lost: Callable[[BaseException], None],
+        clean: Callable[[bytes], bytes],
     ) -> None:
         self.state = state
         self.epoch = epoch
@@ -49,6 +51,7 @@ class Appender:
         self._clock = clock
         self._entropy = entropy
         self._on_lost = on_lost
+        self._clean = clean
         self._buffer: list[Event] = []
         self._deliver: list[Message] = []
         self._create: list[NewRun] = []
@@ -60,8 +63,10 @@ class Appender:
         self._lost = False
 
     def seal(self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]) -> Event:
-        """Make the run's next event without recording it."""
+        """Make the run's next event without recording it; it has no secrets in its payload."""
         state = self.state
+        if payload is not None:
+            payload = self._clean(payload)
         return ev.seal(
             body,
             run=state.run,

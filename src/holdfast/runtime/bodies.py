@@ -93,7 +93,7 @@ async def call_step(
     spec: StepSpec, args: bytes, context: StepContext, agent: str, middleware: Sequence[Middleware]
 ) -> bytes:
     """Run a step's body once and return its encoded result; raises what the body raises."""
-    bound = spec.args.decode(args)
+    bound = _decode(spec, args, context)
     STEP.set(context)  # this coroutine is a task of its own, so the context is too
 
     async def body() -> Any:
@@ -106,6 +106,14 @@ async def call_step(
         )
     call = StepCall(context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound)
     return spec.result.encode(await _compose(call, middleware, body))
+
+
+def _decode(spec: StepSpec, args: bytes, context: StepContext) -> dict[str, Any]:
+    """Return the arguments of a body that is about to begin, the secrets in them resolved."""
+    if context.secrets is None:
+        return spec.args.decode(args)
+    bound: dict[str, Any] = context.secrets.decode(spec.args.decode, args)
+    return bound
 
 
 async def _compose(
@@ -145,7 +153,7 @@ async def stream_step(
 
     To middleware the number of parts is the result.
     """
-    bound = spec.args.decode(args)
+    bound = _decode(spec, args, context)
     call_args, kwargs = spec.args.spread(bound)
     STEP.set(context)  # this coroutine is a task of its own, so the context is too
 
@@ -170,7 +178,8 @@ async def ask_reconcile(spec: StepSpec, args: bytes, context: StepContext, seed:
         try:
             return await _call_reconcile(spec, args, context)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no evidence
-            _LOG.info("run %r step %s: reconcile failed: %r", context.run, context.key, error)
+            said = repr(error) if context.secrets is None else context.secrets.text(repr(error))
+            _LOG.info("run %r step %s: reconcile failed: %s", context.run, context.key, said)
             wait_s = backoff_s(attempt + 1, base_s=0.2, cap_s=5.0, seed=seed, key=context.key)
             await asyncio.sleep(wait_s)
     return UNKNOWN
@@ -181,7 +190,7 @@ async def _call_reconcile(spec: StepSpec, args: bytes, context: StepContext) -> 
     inner = spec_of(spec.reconcile)
     token = STEP.set(context)
     try:
-        bound = spec.args.decode(args)
+        bound = _decode(spec, args, context)
         wanted = inspect.signature(spec.reconcile).parameters
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in wanted.values()):
             bound = {name: value for name, value in bound.items() if name in wanted}
@@ -204,7 +213,7 @@ def call_transactional(
     Raises:
         UsageError: an async body awaits something: a transaction waits for nothing but itself.
     """
-    call_args, kwargs = spec.args.spread(spec.args.decode(args))
+    call_args, kwargs = spec.args.spread(_decode(spec, args, context))
     context.transaction = transaction
     in_context = contextvars.copy_context()
     in_context.run(STEP.set, context)

@@ -3,12 +3,31 @@
 import contextvars
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from holdfast.errors import NonDurableWarning
 from holdfast.ports import Transaction
 
-__all__ = ["STEP", "StepContext", "effect_key", "warn_outside_run"]
+__all__ = ["STEP", "Revealing", "StepContext", "effect_key", "warn_outside_run"]
+
+
+class Revealing(Protocol):
+    """What a step asks of the App's secrets; see ``runtime/secrets.py``."""
+
+    def reveal(self, name: str) -> str:
+        """Return a secret's value."""
+        ...
+
+    def decode(self, decode: Callable[[bytes], Any], data: bytes) -> Any:
+        """Decode arguments, the secrets in them resolved."""
+        ...
+
+    @property
+    def text(self) -> Callable[[str], str]:
+        """What takes secrets out of a text."""
+        ...
 
 
 @dataclass(slots=True)
@@ -19,6 +38,7 @@ class StepContext:
     key: str
     attempt: int
     idempotency_key: str
+    secrets: "Revealing | None" = None
     transaction: Transaction | None = None
 
 

@@ -1,7 +1,7 @@
 """What the parts of a runner (its inbox, its steps) ask of it, and what all runners share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from holdfast.core import events as ev
@@ -11,6 +11,7 @@ from holdfast.core.replay import Plan
 from holdfast.core.specs import AgentSpec
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.appender import Appender
+from holdfast.runtime.secrets import Secrets
 
 __all__ = ["Host", "RunnerSettings"]
 
@@ -23,6 +24,7 @@ class RunnerSettings:
     clock: Clock
     entropy: Entropy
     middleware: Sequence[Middleware] = ()
+    secrets: Secrets = field(default_factory=Secrets)
     linger_s: float = 1.0
     """How long a run that waits for a message stays in memory."""
     nap_s: float = 5.0

@@ -12,6 +12,7 @@ all that is needed to carry on.
 import asyncio
 import json
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +112,7 @@ class Runner:
             clock=self.settings.clock,
             entropy=self.settings.entropy,
             on_lost=self.lost,
+            clean=self.settings.secrets.clean,
         )
         self.inbox.add(unread)
         self._loop.call_soon(self.enter, lambda: self._begin(turn_events))
@@ -199,6 +201,7 @@ class Runner:
             input=self._input,
             state=self._state,
             marks=recorded.marks,
+            cleaner=self.settings.secrets.cleaner,
         )
 
     # Inputs and notes
@@ -236,7 +239,7 @@ class Runner:
             self._carry_out(command, event)
 
     def _carry_out(self, command: Command, event: Event) -> None:
-        body, payload = command.body, command.payload or b"null"
+        body, payload = command.body, event.payload or b"null"  # the recorded one, secrets gone
         match body:
             case ev.StepStarted():
                 assert command.call is not None
@@ -296,7 +299,8 @@ class Runner:
         try:
             callback()
         except Exception as error:  # noqa: BLE001 - a runner that fails gives its run back
-            _LOG.exception("run %r: the runner failed", self.run)
+            said = self.settings.secrets.text(traceback.format_exc())
+            _LOG.error("run %r: the runner failed: %s", self.run, said)
             self.lost(error)
 
     @property

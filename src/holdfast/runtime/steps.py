@@ -225,6 +225,7 @@ class Steps:
             call.key,
             self._open(call.key).attempt,
             effect_key(state.seed, state.run, state.turn, call.key),
+            self._runner.settings.secrets,
         )
 
     def _finished(self, key: str, task: "asyncio.Task[Any]") -> None:
@@ -257,11 +258,8 @@ class Steps:
 
     def _retry_later(self, key: str, error: BaseException) -> None:
         runner, step = self._runner, self._open(key)
-        wait_s = max(
-            self._backoff_s(self._call(key), step),
-            retry_after_s(error, runner.settings.clock.now() / 1e6),
-        )
-        due = runner.settings.clock.now() + int(wait_s * 1e6)
+        now, wait_s = runner.settings.clock.now(), self._backoff_s(self._call(key), step)
+        due = now + int(max(wait_s, retry_after_s(error, now / 1e6)) * 1e6)
         body = ev.StepFailed(key, step.attempt, final=False, retry_at=due)
         runner.log.record(body, failure_bytes(error), (step.attempt_seq,))
         self.retries[key] = due
@@ -400,7 +398,7 @@ class Steps:
             try:
                 value = call.spec.result.encode(found)
             except CodecError as error:
-                _LOG.warning("run %r step %s: reconcile: %s", self._runner.run, key, error)
+                self._warn(key, error)
                 self._settle_doubt(key, "unknown", b"", "reconcile", ())
                 return
             self._settle_doubt(key, "happened", value, "reconcile", ())
@@ -417,8 +415,7 @@ class Steps:
             or (step.stage, step.doubt_seq) != ("doubted", said["doubt"])
             or not self._known(key)
         ):
-            key_of = (self._runner.run, key)
-            _LOG.warning("run %r: step %r is not in doubt; nothing to resolve", *key_of)
+            self._warn(key, "not in doubt; nothing to resolve")
             return
         value = b""
         if verdict == "happened":
@@ -427,10 +424,14 @@ class Steps:
             try:
                 value = spec.result.encode(spec.result.decode(json.dumps(said["value"])))
             except CodecError as error:
-                _LOG.warning("run %r step %s: %s", self._runner.run, key, error)
+                self._warn(key, error)
                 verdict = "unknown"
         self.cancel(key)
         self._settle_doubt(key, verdict, value, said["by"], cause)
+
+    def _warn(self, key: str, what: object) -> None:
+        text = self._runner.settings.secrets.text(str(what))
+        _LOG.warning("run %r step %s: %s", self._runner.run, key, text)
 
     def _settle_doubt(
         self, key: str, verdict: str, value: bytes, by: str, cause: Sequence[Cause]
