@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help venv demo test lint fmt soak bench-quick lock clean reference
+.PHONY: help venv demo test lint fmt soak bench bench-quick bench-peers bench-lock lock clean reference
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo 'make lint         the linters, types and import layers alone'
 	@echo 'make fmt          format the sources and mend what the linter can mend'
 	@echo 'make soak         the long tests which make test leaves out'
-	@echo 'make bench-quick  speed against the floor of the disk'
+	@echo 'make bench        speed and scale beside the floor and the peers, into docs/benchmarks.md (15 minutes)'
+	@echo 'make bench-quick  speed against the floor of the disk (2 minutes)'
 	@echo 'make venv         set up $(VENV) alone; PYTHON=python3.13 chooses the Python'
 	@echo 'make lock         pin what pyproject.toml asks for by now'
 	@echo 'make clean        remove $(VENV) and all caches'
@@ -56,8 +57,26 @@ fmt: venv
 soak: venv
 	@$(BIN)/pytest -n 2 -q -m soak --hypothesis-profile=soak --timeout=3600 -o faulthandler_timeout=3660
 
+# NOTE='what else ran' goes into the page.
+bench: venv bench-peers
+	@$(BIN)/python benchmarks/bench.py --write --note '$(NOTE)'
+
 bench-quick: venv
-	@$(BIN)/python benchmarks/quick.py
+	@$(BIN)/python benchmarks/bench.py --quick --rounds 3
+
+# The peers' own environment; what cannot be had is a row in the page that says so.
+bench-peers: build/peers/.installed
+
+build/peers/.installed: benchmarks/peers/requirements.lock benchmarks/peers/package-lock.json
+	@echo 'setting up build/peers, what holdfast is measured beside (a minute or two, once)'
+	@rm -rf build/peers && mkdir -p build/peers/npm
+	@cp benchmarks/peers/package.json benchmarks/peers/package-lock.json build/peers/npm
+	@$(PYTHON) -m venv build/peers/venv && build/peers/venv/bin/python -m pip \
+	  --disable-pip-version-check -qq install --require-hashes -r benchmarks/peers/requirements.lock || \
+	  { rm -rf build/peers/venv; echo 'the Python peers cannot be had here'; }
+	@cd build/peers/npm && npm ci --ignore-scripts --no-audit --no-fund --silent || \
+	  { rm -rf node_modules; echo 'the npm peer cannot be had here'; }
+	@touch $@
 
 reference: venv
 	@$(BIN)/python docs/make_reference.py > docs/reference.md
@@ -69,6 +88,15 @@ lock:
 	@build/lock/bin/uv pip compile pyproject.toml --all-extras --group build --universal \
 	  --python-version 3.11 --generate-hashes --no-config --no-emit-index-url \
 	  --custom-compile-command 'make lock' --output-file requirements.lock --quiet
+
+# The peers' pins, as above.
+bench-lock:
+	@$(PYTHON) -m venv --clear build/lock
+	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
+	@build/lock/bin/uv pip compile benchmarks/peers/requirements.in --universal --python-version 3.11 \
+	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make bench-lock' \
+	  --output-file benchmarks/peers/requirements.lock --quiet
+	@cd benchmarks/peers && npm install --package-lock-only --ignore-scripts --silent
 
 clean:
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

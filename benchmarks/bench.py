@@ -1,0 +1,90 @@
+"""``make bench``: every question in one sitting, and a row for each goal.
+
+Asks the questions of this directory one after the other, prints the page and, with ``--write``,
+puts it into docs/benchmarks.md, with the figures as JSON beside it. ``--quick`` leaves out the
+large stores and most of the peers' rounds, for a look within two minutes; ``--small`` has tiny
+sizes and asks only whether all of it runs.
+"""
+
+import argparse
+import datetime as dt
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+import canonical
+import conversation
+import finished
+import parked
+import recovery
+import replay
+import start
+from harness import ROOT, machine, place
+from report import page, write
+
+QUESTIONS = {
+    "start": start.measure,
+    "replay": replay.measure,
+    "conversation": conversation.measure,
+    "canonical": canonical.measure,
+    "recovery": recovery.measure,
+    "parked": parked.measure,
+    "finished": finished.measure,
+}
+QUICK = ("start", "replay", "conversation", "canonical", "recovery")
+QUICK_CONTESTANTS = "holdfast,floor SQLite"
+
+
+def main() -> None:
+    """Ask all questions."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
+    parser.add_argument("--quick", action="store_true", help="a look within two minutes")
+    parser.add_argument("--small", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument("--write", action="store_true", help="put the page into the docs")
+    parser.add_argument("--only", default="", help="contestants, by parts of their names")
+    parser.add_argument("--note", default="", help="what else the machine did; goes into the page")
+    options = parser.parse_args()
+    only = options.only or (QUICK_CONTESTANTS if options.quick else "")
+    command = "make bench-quick" if options.quick else "make bench"
+    begun, load = time.monotonic(), [round(value, 2) for value in os.getloadavg()]
+    answers: dict[str, Any] = {}
+    failed: list[tuple[str, str]] = []
+    with place() as here:
+        for name in QUICK if options.quick else QUESTIONS:
+            asked = time.monotonic()
+            try:
+                answers[name] = QUESTIONS[name](
+                    here,
+                    rounds=options.rounds,
+                    small=options.small,
+                    only=only,
+                    quick=options.quick,
+                )
+            except Exception as error:  # noqa: BLE001 - one question's failure is a row, not the end
+                traceback.print_exc()
+                failed.append((name, f"{type(error).__name__}: {error}"))
+            print(f"{name}: {time.monotonic() - asked:.0f} s", file=sys.stderr, flush=True)
+        facts = machine(here)
+    sitting = {
+        "command": command,
+        "when": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
+        "minutes": (time.monotonic() - begun) / 60,
+        "rounds": options.rounds,
+        "load": load,
+        "note": options.note,
+        "machine": facts,
+        "answers": answers,
+        "failed": failed,
+    }
+    print(page(sitting))
+    if options.write:
+        write(ROOT / "docs" / "benchmarks.md", sitting)
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""holdfast, with everything on that a user gets by default: leaf chain, output commit, full sync.
+
+The time of ``steps`` runs from the first start to the last run's end being durable, in one process
+with one worker; ``work_s`` leaves the starts out, as the floor has none. What the runs returned is
+read back from the store afterwards.
+"""
+
+import asyncio
+import gc
+import resource
+import time
+from typing import Any
+
+from job import RESULT, Job, Meter, digest, say, stop_here
+
+import holdfast as hf
+
+TIMES: list[float] = []
+"""When each step's body began, in a job of one run."""
+RESIDENT_KB = 0
+"""What the process needed before it opened the store, at most."""
+STOP_AT = 0
+"""The number of the step in whose body the process is killed."""
+
+
+def _begun(n: int) -> None:
+    if JOB.runs == 1:
+        TIMES.append(time.perf_counter())
+    if STOP_AT and n == STOP_AT:
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - RESIDENT_KB
+        stop_here({"steps": n, "grown_mb": grown / 1024})
+
+
+@hf.step(effect="idempotent")
+async def effect(n: int) -> dict[str, str]:
+    """An effect: its intent is durable before it begins."""
+    _begun(n)
+    return RESULT
+
+
+@hf.step
+async def read(n: int) -> dict[str, str]:
+    """A read: it rides along."""
+    _begun(n)
+    return RESULT
+
+
+@hf.agent
+async def effects(steps: int) -> int:
+    """Make effects one after the other and count the right results."""
+    return sum([await effect(n) == RESULT for n in range(steps)])
+
+
+@hf.agent
+async def reads(steps: int) -> int:
+    """Make reads one after the other and count the right results."""
+    return sum([await read(n) == RESULT for n in range(steps)])
+
+
+async def _steps(app: hf.App, agent: Any) -> dict[str, Any]:
+    path = None if JOB.postgres else JOB.directory / "ours.db"
+    whole = Meter(JOB, others=(JOB.server_pid,) if JOB.server_pid else (), path=path)
+    await asyncio.gather(*(app.client.start(agent, JOB.steps, id=f"r{n}") for n in range(JOB.runs)))
+    worker = app.worker(hf.WorkerSettings(runs_max=max(JOB.runs, 100)))
+    gc.collect()
+    work = Meter(JOB, others=whole.others, path=path, step_times=TIMES)
+    await worker.run(until_idle=True)
+    answer, total = work.stop([]), whole.stop([])
+    results = [await app.client.result(f"r{n}") for n in range(JOB.runs)]
+    return {
+        **answer,
+        "work_s": answer["seconds"],
+        "seconds": total["seconds"],
+        "cpu_s": total["cpu_s"],
+        "work_cpu_s": answer["cpu_s"],
+        "digest": digest(results),
+    }
+
+
+async def _one(app: hf.App, agent: Any) -> dict[str, Any]:
+    taken, results = [], []
+    async with app.working():
+        for n in range(JOB.runs):
+            begun = time.perf_counter()
+            run = await app.client.start(agent, 1, id=f"one{n}")
+            results.append(await app.client.result(run))
+            taken.append((time.perf_counter() - begun) * 1000)
+    return {"ms": taken, "digest": digest(results)}
+
+
+async def _recover(app: hf.App, agent: Any) -> dict[str, Any]:
+    """Carry on the run ``recovered`` up to the body of the step after those that it has."""
+    await app.run(agent, JOB.steps + 1, id="recovered")
+    raise AssertionError("the process was to be killed in the last step's body")
+
+
+async def _main() -> None:
+    agent = {"read": reads, "idempotent": effects}[JOB.effect]
+    store = JOB.postgres or JOB.directory / "ours.db"
+    async with hf.App(store, agents=[agent]) as app:
+        match JOB.work:
+            case "steps":
+                say(await _steps(app, agent))
+            case "one":
+                say(await _one(app, agent))
+            case _:
+                await _recover(app, agent)
+
+
+if __name__ == "__main__":
+    JOB = Job.given()
+    RESIDENT_KB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    STOP_AT = JOB.steps if JOB.work in ("record", "recover") else 0
+    asyncio.run(_main())
