@@ -20,6 +20,7 @@ from holdfast.runtime.clock import SystemClock, SystemEntropy
 from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
+from holdfast.signed import Notary, Signer
 
 __all__ = ["App", "SyncClient", "connect", "open_store", "run"]
 
@@ -32,6 +33,7 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
     Raises:
         UsageError: no store goes by such a URL.
         StoreRefused: the file is not a store of ours.
+        KeyMissing: it is signed, and its private key is not at hand.
     """
     scheme, colon, rest = url.partition(":")
     if url == "memory:":
@@ -42,8 +44,14 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
         raise UsageError(f"store {url!r}: this version knows sqlite:///PATH, a path, and memory:")
     from holdfast.stores.sqlite import SqliteStore  # noqa: PLC0415 - only if wanted
 
-    path = rest.removeprefix("//") if scheme == "sqlite" and colon else url
-    return await SqliteStore.open(Path(path), create=create, read_only=read_only)
+    path = Path(rest.removeprefix("//") if scheme == "sqlite" and colon else url)
+
+    def notary(signer: Signer) -> Notary:
+        from holdfast.proof import keys  # noqa: PLC0415 - only if the store is signed
+
+        return keys.notaries(keys.key_file(path))(signer)
+
+    return await SqliteStore.open(path, create=create, read_only=read_only, notaries=notary)
 
 
 class App:

@@ -20,9 +20,11 @@
     ├── AgentUnknown                  the log names an agent that no loaded module declares
     ├── RunUnknown                    no run, or several, by that id or prefix
     ├── RunConflict                   an id that is taken by a run of another agent
+    ├── ProofRefused                  a key, note, checkpoint or proof is not what it should be
     └── StoreError
         ├── StoreUnavailable          nothing was written; the same call may go through later
         ├── StoreRefused              not a store of ours, or of a newer version, or torn
+        │   └── KeyMissing            the store is signed, and its private key is not at hand
         ├── Conflict                  the stream has another length than the append expected
         └── Fenced                    a later epoch owns the run
 
@@ -44,10 +46,12 @@ __all__ = [
     "Fenced",
     "HoldfastError",
     "IoOutsideStep",
+    "KeyMissing",
     "NonDurableWarning",
     "NotDone",
     "NotInRun",
     "PayloadTooLarge",
+    "ProofRefused",
     "RunConflict",
     "RunFailed",
     "RunFenced",
@@ -161,6 +165,10 @@ class RunConflict(HoldfastError):  # noqa: N818 - it states a fact
     """The id belongs to a run of another agent."""
 
 
+class ProofRefused(HoldfastError):  # noqa: N818 - it states a fact
+    """A key, a note, a checkpoint or a proof is not what it should be."""
+
+
 class StoreError(HoldfastError):
     """The store did not do what it was asked."""
 
@@ -171,6 +179,10 @@ class StoreUnavailable(StoreError):  # noqa: N818 - it states a fact
 
 class StoreRefused(StoreError):  # noqa: N818 - it states a fact
     """The file is not a store that this version can use."""
+
+
+class KeyMissing(StoreRefused):
+    """The store is signed, and its private key is not at hand; nothing was written."""
 
 
 class Conflict(StoreError):  # noqa: N818 - the glossary's word for it

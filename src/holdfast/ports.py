@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from holdfast.core.events import Cause, Event
 from holdfast.core.state import RunRow
+from holdfast.signed import SignedLog
 
 __all__ = [
     "INCOMING",
@@ -206,6 +207,11 @@ class Store(Protocol):
 
     url: str
     """How a command line names this store, such as ``sqlite:///…/holdfast.db``."""
+
+    @property
+    def signed(self) -> SignedLog:
+        """What the store keeps for proofs."""
+        ...
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         """Create a run at epoch 0, claimable at once, and deliver messages.

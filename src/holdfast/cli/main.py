@@ -34,6 +34,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check:check_command", "Find what an agent does that a replay could not repeat."),
     "doctor": ("doctor:doctor_command", "Look over this machine and the store."),
     "fsck": ("fsck:fsck_command", "Check the invariants of a store file, read-only."),
+    "key": ("key:key_command", "Make, show or replace the key that signs the log."),
+    "checkpoint": ("proofs:checkpoint_command", "Print the newest checkpoint of the log."),
+    "verify": ("verify:verify_command", "Tell whether the log is the one that was signed."),
     "demo": ("demo.command:demo", "Watch a support desk survive being killed, again and again."),
     "version": ("version:version_command", "Print the version of holdfast and its parts."),
 }

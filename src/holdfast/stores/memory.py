@@ -33,6 +33,7 @@ from holdfast.ports import (
     Standing,
     Transaction,
 )
+from holdfast.stores.unsigned import UnsignedLog
 
 __all__ = ["MemoryStore"]
 
@@ -57,6 +58,7 @@ class MemoryStore:
     url = "memory:"
 
     def __init__(self) -> None:
+        self.signed = UnsignedLog(self.url)
         self._runs: dict[str, _Run] = {}
         self._log: list[Event] = []
         self._inboxes: defaultdict[str, dict[int, Message]] = defaultdict(dict)

@@ -87,6 +87,7 @@ class FaultyStore:
     def __init__(self, inner: Store, host: Host) -> None:
         self.inner = inner
         self.url = inner.url
+        self.signed = inner.signed
         self._host = host
         self._turns: dict[str, asyncio.Lock] = {}
         self._news = {False: False, True: False}

@@ -22,6 +22,7 @@ from holdfast.stores.payloads import PLAIN
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.payloads import ChunkWriter
 from holdfast.stores.sqlite.presence import Presence
+from holdfast.stores.sqlite.sealing import Sealing
 from holdfast.stores.sqlite.transaction import user_transaction
 
 __all__ = ["Changes", "lost_workers"]
@@ -32,8 +33,9 @@ _NUMBERS_MAX = 100_000
 class Changes:
     """The writes of a store, on the connection of its writer."""
 
-    def __init__(self, connection: apsw.Connection, presence: Presence) -> None:
+    def __init__(self, connection: apsw.Connection, presence: Presence, sealing: Sealing) -> None:
         self._connection = connection
+        self._sealing = sealing
         self._presence = presence
         self._execute = connection.execute
         self._chunks = ChunkWriter(connection)
@@ -44,6 +46,7 @@ class Changes:
         """Forget what the transaction that was undone has told."""
         self._numbers.clear()
         self._chunks.forget()
+        self._sealing.forget()
 
     def append(self, change: Append) -> None:
         """Apply one change, or raise Fenced or Conflict and write nothing."""
@@ -216,6 +219,7 @@ class Changes:
                 form, stored = self._chunks.store(event.payload)
             rows.append((number, event.seq, event.leaf, event.salt, form, stored))
         self._connection.executemany(sql.NEW_EVENT, rows)
+        self._sealing.add([event.hash for event in events])
 
     def _create(self, new: NewRun) -> bool:
         if not self._matches(sql.NEW_RUN, new.row):

@@ -1,4 +1,4 @@
--- The tables of a store file, as version 1 of the format has them; PRAGMA user_version says which
+-- The tables of a store file, as version 2 of the format has them; PRAGMA user_version says which
 -- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
@@ -96,4 +96,34 @@ CREATE TABLE chunk (
   hash BLOB NOT NULL UNIQUE,
   form INTEGER NOT NULL,
   data BLOB NOT NULL
+) STRICT;
+
+-- signer: the keys that sign the log, the first one first; none while the log is not signed. `key`
+-- is a verifier key, `since` the size behind which it signs, `statement` the note by which the one
+-- before it handed over, empty for the first. From the first row on every commit that adds an
+-- event adds a head.
+CREATE TABLE signer (
+  n INTEGER PRIMARY KEY,
+  key TEXT NOT NULL,
+  since INTEGER NOT NULL,
+  statement TEXT NOT NULL
+) STRICT;
+
+-- head: signed tree heads. The newest one covers every event, for it is written in the commit that
+-- adds them: leaf `i` of the tree is the event at position `i + 1`. Of the tiles before the last,
+-- one head each is kept, of the last one that of every commit.
+CREATE TABLE head (
+  size INTEGER PRIMARY KEY,
+  root BLOB NOT NULL,
+  signature BLOB NOT NULL
+) STRICT;
+
+-- tile: the full tiles of the tree, 256 hashes each; `root` is the hash above them. Those of
+-- level 0 are leaf hashes, those of level L + 1 the roots of tiles of level L.
+CREATE TABLE tile (
+  level INTEGER NOT NULL,
+  n INTEGER NOT NULL,
+  root BLOB NOT NULL,
+  hashes BLOB NOT NULL,
+  PRIMARY KEY (level, n)
 ) STRICT;

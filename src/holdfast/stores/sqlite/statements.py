@@ -13,9 +13,12 @@ __all__ = [
     "EVENTS",
     "FORGET",
     "FREE",
+    "HEAD",
+    "HEADS_OVER",
     "HEARTBEAT",
     "HELD",
     "INBOX",
+    "INDEX",
     "KNOWN",
     "LATEST",
     "LEASE",
@@ -25,8 +28,11 @@ __all__ = [
     "MOVE",
     "NAMED",
     "NEW_EVENT",
+    "NEW_HEAD",
     "NEW_MESSAGE",
     "NEW_RUN",
+    "NEW_SIGNER",
+    "NEW_TILE",
     "NUMBER",
     "PLACE",
     "PLACE_OF_RUN",
@@ -36,12 +42,17 @@ __all__ = [
     "RENEW",
     "ROW",
     "ROWS",
+    "SEALED",
     "SETTLE",
+    "SIGNERS",
     "STANDING",
     "STANDING_BELOW",
     "STRAYS",
+    "TAIL",
     "TAKE",
     "TAKE_KNOWN",
+    "TILE",
+    "TILE_ROOTS",
     "UNREAD",
     "WAKE",
     "WAKES",
@@ -157,3 +168,16 @@ WAKES = """
 SELECT wake_at FROM run
 WHERE agent = ? AND wake_at > 0 AND worker IS NULL ORDER BY wake_at LIMIT 1"""
 CHUNK = "SELECT form, data FROM chunk WHERE n = ?"
+
+# The signed tree. SEALED is asked at each commit: who signs by now, and how far the tree has grown.
+SEALED = "SELECT (SELECT max(n) FROM signer), (SELECT max(size) FROM head)"
+SIGNERS = "SELECT key, since, statement FROM signer ORDER BY n"
+NEW_SIGNER = "INSERT INTO signer (key, since, statement) VALUES (?, ?, ?)"
+HEAD = "SELECT size, root, signature FROM head WHERE size = (SELECT max(size) FROM head)"
+NEW_HEAD = "INSERT INTO head (size, root, signature) VALUES (?, ?, ?)"
+HEADS_OVER = "DELETE FROM head WHERE size > ? AND size < ?"
+NEW_TILE = "INSERT INTO tile (level, n, root, hashes) VALUES (?, ?, ?, ?)"
+TILE = "SELECT hashes FROM tile WHERE level = ? AND n = ?"
+TILE_ROOTS = "SELECT root FROM tile WHERE level = ? AND n >= ? ORDER BY n LIMIT ?"
+TAIL = "SELECT leaf FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
+INDEX = "SELECT pos - 1 FROM event WHERE run = (SELECT n FROM run WHERE id = ?) AND seq = ?"

@@ -1,8 +1,10 @@
 """The SQLite store: the contract of ``holdfast.ports.Store`` on one file.
 
 The parts: ``changes.py`` says what a write does to the tables, ``writer.py`` runs many of them in
-one commit, ``queries.py`` reads, ``payloads.py`` keeps large values, ``file.py`` opens and refuses
-files, and ``schema.sql`` describes the tables. Here they are joined and given an asyncio face.
+one commit, ``sealing.py`` has the commits of a signed file signed and ``signed.py`` reads what is
+kept for proofs, ``queries.py`` reads all else, ``payloads.py`` keeps large values, ``file.py``
+opens and refuses files, and ``schema.sql`` describes the tables. Here they are joined and given an
+asyncio face.
 
 Writes go to the writer's thread and connection. Reads that cost microseconds (a row, an empty
 inbox) run right in the loop on a connection of their own, all others in a thread with a third one,
@@ -21,10 +23,13 @@ from holdfast.core.events import Event
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreError, UsageError
 from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Part, Transaction
+from holdfast.signed import Notaries
 from holdfast.stores.sqlite.changes import Changes
 from holdfast.stores.sqlite.file import connect
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.queries import Queries
+from holdfast.stores.sqlite.sealing import Sealing, no_notaries
+from holdfast.stores.sqlite.signed import SqliteSignedLog
 from holdfast.stores.sqlite.snapshot import SqliteSnapshot
 from holdfast.stores.sqlite.writer import Writer
 
@@ -39,24 +44,39 @@ POLL_S = 0.03
 class SqliteStore:
     """A store in one SQLite file, which several processes may share; it is for one event loop."""
 
-    def __init__(self, path: Path | str, *, create: bool, read_only: bool, inline: bool) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        create: bool,
+        read_only: bool,
+        inline: bool,
+        notaries: Notaries,
+    ) -> None:
         """Do what ``open`` promises; it is the way here, for a writer needs a running loop."""
         self._path = path = Path(path).absolute()
         self.url = f"sqlite://{path}"
         connection = None if read_only else connect(path, create=create)
+        self._sealing = Sealing(connection, notaries) if connection else None
         self._presence = presence = Presence(path)
         self._near = Queries(connect(path, read_only=True), path, presence)
         self._far = self._near
         if not inline:
             self._far = Queries(connect(path, read_only=True), path, presence)
         self._reader = None if inline else ThreadPoolExecutor(1, "holdfast-reader")
-        self._changes = Changes(connection, presence) if connection else None
+        self._changes = None
         self._writer = None
-        if connection and self._changes:
-            undone = self._changes.forget
+        if connection and self._sealing:
+            self._changes = Changes(connection, presence, self._sealing)
             self._writer = Writer(
-                connection, path, inline=inline, undone=undone, written=self._written
+                connection,
+                path,
+                inline=inline,
+                seal=self._sealing.seal,
+                undone=self._changes.forget,
+                written=self._written,
             )
+        self.signed = SqliteSignedLog(self._far, self._read_far, self._signing)
         self._version = self._near.version()
         self._news = [False, False]
         """Whether anything happened, and whether anything that may have made a run ready."""
@@ -70,6 +90,7 @@ class SqliteStore:
         create: bool = True,
         read_only: bool = False,
         inline: bool = False,
+        notaries: Notaries = no_notaries,
     ) -> Self:
         """Open a store file.
 
@@ -79,13 +100,15 @@ class SqliteStore:
             read_only: Refuse every write; the file is not created.
             inline: Use no threads: every operation runs at once where it is called, each in a
                 transaction of its own. For tests that want a fixed order.
+            notaries: Who signs, should the file be signed by now or later.
 
         Raises:
             StoreRefused: the file is missing (and not to be created), foreign, torn, or of a newer
                 version; it is left as it is.
+            KeyMissing: it is signed, and the private key is not at hand.
             StoreUnavailable: it cannot be opened or created now.
         """
-        return cls(path, create=create, read_only=read_only, inline=inline)
+        return cls(path, create=create, read_only=read_only, inline=inline, notaries=notaries)
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         changes, writer = self._writing()
@@ -219,6 +242,11 @@ class SqliteStore:
         if self._changes is None or self._writer is None:
             raise UsageError(f"{self._path}: the store was opened to read only.")
         return self._changes, self._writer
+
+    def _signing(self) -> tuple[Sealing, Writer]:
+        _, writer = self._writing()
+        assert self._sealing is not None
+        return self._sealing, writer
 
     async def _read_far(self, query: Callable[..., T], *arguments: Any) -> T:
         if self._reader is None:

@@ -23,6 +23,7 @@ OBJECTS = frozenset(
         *("event", "event_seq"),
         *("inbox", "inbox_id", "inbox_unread"),
         *("worker", "chunk"),
+        *("signer", "head", "tile"),
     }
 )
 """Every table and index that schema.sql names."""

@@ -75,6 +75,7 @@ class Writer:
         path: Path,
         *,
         inline: bool,
+        seal: Callable[[], None],
         undone: Callable[[], None],
         written: Callable[[bool], None],
     ) -> None:
@@ -84,11 +85,13 @@ class Writer:
             connection: Nobody else may use it from now on.
             path: The file, for messages.
             inline: Run jobs on the caller's thread, at once.
+            seal: Called in the writing thread right before each commit.
             undone: Called in the writing thread after a transaction was undone.
             written: Called in the loop after a commit, with whether it may make a run ready.
         """
         self._connection = connection
         self._path = path
+        self._seal = seal
         self._undone = undone
         self._written = written
         self._loop = asyncio.get_running_loop()
@@ -169,6 +172,7 @@ class Writer:
                     if job.alone:
                         raise
                     answers.append(error)
+            self._seal()
             self._connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to those who wait
             self._undo()

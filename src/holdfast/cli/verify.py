@@ -1,0 +1,132 @@
+"""`holdfast verify`: whether a log is the one that was signed, and if not, which event is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from holdfast.cli.fsck import store_path
+from holdfast.cli.shell import DONE, FAILED, Shell, command
+from holdfast.cli.text import clean
+from holdfast.errors import ProofRefused, UsageError
+from holdfast.proof.note import Note, VerifierKey
+from holdfast.proof.policy import Policy
+from holdfast.proof.report import Report
+from holdfast.proof.verify import verify
+
+__all__ = ["read_note", "read_policy", "verify_command"]
+
+
+@command
+async def verify_command(
+    shell: Shell,
+    *,
+    log: Annotated[
+        str,
+        typer.Argument(metavar="[FILE|URL|DIR]", help="The log: a store file, or a published log."),
+    ] = "",
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="CHECKPOINT", help="A checkpoint that was kept outside."),
+    ] = None,
+    trust: Annotated[
+        str,
+        typer.Option(
+            "--trust", metavar="POLICY", help="Whose signature counts: a policy, or one key."
+        ),
+    ] = "",
+) -> int:
+    """Tell whether the log is the one that was signed.
+
+    Exits with 1 and names the first event that is wrong. Without --trust the key is the one that
+    the log itself names, and without --against an older copy of the whole log passes: keep the key
+    and a checkpoint elsewhere.
+    """
+    notes = tuple(read_note(path) for path in against or ())
+    policy = read_policy(trust) if trust else None
+    report = _verify(log or shell.store_url, notes, policy)
+    if shell.as_json:
+        shell.emit(_as_json(report))
+    else:
+        _show(shell, report, kept=bool(notes))
+    return DONE if report.ok else FAILED
+
+
+def _verify(log: str, against: Sequence[Note], trust: Policy | None) -> Report:
+    if log.startswith(("http://", "https://")) or Path(log).is_dir():
+        from holdfast.proof.tiles_source import TilesSource, fetch_from  # noqa: PLC0415 - if wanted
+
+        return verify(TilesSource(fetch_from(log), log), against=against, trust=trust)
+    from holdfast.proof.sqlite_source import verify_file  # noqa: PLC0415 - if wanted
+
+    return verify_file(store_path(log), against=against, trust=trust)
+
+
+def read_note(path: Path) -> Note:
+    """Read a checkpoint's file.
+
+    Raises:
+        UsageError: it cannot be read, or is no note.
+    """
+    try:
+        return Note.parse(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except ProofRefused as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def read_policy(text: str) -> Policy:
+    """Read a policy's file, or a key that is to be the only one.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        if not Path(text).exists():
+            return Policy(logs=[VerifierKey.parse(text)], quorum="none")
+        return Policy.parse(Path(text).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, ProofRefused) as error:
+        raise UsageError(f"--trust {text}: {error}") from error
+
+
+def _as_json(report: Report) -> dict[str, object]:
+    head = report.checkpoint
+    return {
+        "log": report.name,
+        "ok": report.ok,
+        "events": report.events,
+        "runs": report.runs,
+        "payloads": report.payloads,
+        "checkpoint": head and {"origin": head.origin, "size": head.size, "root": head.root.hex()},
+        "keys": report.keys,
+        "trusted": report.trusted,
+        "against": report.against,
+        "findings": [asdict(finding) for finding in report.findings],
+    }
+
+
+def _show(shell: Shell, report: Report, *, kept: bool) -> None:
+    for finding in report.findings:
+        shell.show(Text(clean(str(finding)), "red"))
+    counts = f"{report.events} events of {report.runs} runs"
+    if not report.ok:
+        shell.show(f"{report.name}: NOT what was signed ({counts} read)")
+        return
+    head = report.checkpoint
+    assert head is not None
+    shell.show(f"{report.name}: {counts}, all as they were signed")
+    shell.show(f"payloads: {report.payloads['ok']} ok, {report.payloads['none']} events have none")
+    whose = "trusted" if report.trusted else "as the log itself says"
+    shell.show(f"checkpoint: {head.size} events, root {head.root.hex()}")
+    shell.show(f"signed by: {report.keys[-1]} ({whose})")
+    if kept:
+        shell.show(f"in agreement with {report.against} checkpoint(s) kept outside")
+    if not (kept and report.trusted):
+        shell.note(
+            "An older copy, or one signed anew by whoever has the key, would pass too."
+            " Hint: --trust KEY and --against CHECKPOINT, both kept elsewhere"
+        )

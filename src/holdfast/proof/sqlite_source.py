@@ -1,0 +1,241 @@
+"""A store file as the verifier reads it: with SQL that trusts no index, and its own decoding.
+
+It is written a second time here, from the description of the tables, so that a fault of the store
+is no fault of the verifier. What holds of the container is checked first: the pages (SQLite's own
+check), and the statements that made the tables, so that nothing hangs on them that could hide or
+replace a row: no trigger, no view in a table's place, no index of somebody else's.
+
+The file is read inside one transaction, so a store in use may be verified too; without a
+write-ahead log beside it, it is opened as immutable, and nothing is left behind.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from holdfast.proof.note import Note
+from holdfast.proof.policy import Policy
+from holdfast.proof.report import Entry, Finding, Payload, Report, SignedHead
+from holdfast.proof.verify import verify
+
+__all__ = ["SCHEMAS", "SqliteSource", "schema_digest", "verify_file"]
+
+APPLICATION_ID = int.from_bytes(b"hold")
+SCHEMAS = {2: "f4e68fbb136e47c4dfcac06d67d7f3f60c3cb60cd31e60fcbe2d796838513f0a"}
+"""Version of the format → digest of the statements that made its tables and indexes."""
+
+TABLES = frozenset({"run", "event", "inbox", "worker", "chunk", "signer", "head", "tile"})
+PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
+SALT_BYTES = 32
+PLAIN, DEFLATED, CHUNKED = 0, 1, 2
+TILE_HASHES = 256
+_WINDOW = -13
+_HEIGHT_MAX = 8
+_ROOT = struct.Struct("<BQ")
+_CHUNKS_KEPT = 1_024
+
+
+def verify_file(path: Path, *, against: Sequence[Note] = (), trust: Policy | None = None) -> Report:
+    """Verify a store file; nothing is written, and no exception escapes."""
+    try:
+        with closing(_connect(path)) as connection:
+            return verify(SqliteSource(connection, str(path)), against=against, trust=trust)
+    except (apsw.Error, OSError) as error:
+        says = f"not a store that can be read: {type(error).__name__}: {error}"
+        return Report(str(path), findings=[Finding("file", says)])
+
+
+def _connect(path: Path) -> apsw.Connection:
+    path.stat()  # SQLite's own message does not say that it is missing
+    used = path.with_name(f"{path.name}-wal").exists()
+    uri = f"file:{quote(str(path.absolute()))}?{'mode=ro' if used else 'immutable=1'}"
+    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(5_000)
+    return connection
+
+
+def schema_digest(connection: apsw.Connection) -> str:
+    """Return a digest of our tables and of all that hangs on them."""
+    objects = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
+    ours = sorted(
+        "\0".join(re.sub(r"\s+", " ", str(part)) for part in row)
+        for row in objects
+        if {str(row[1]).lower(), str(row[2]).lower()} & TABLES
+    )
+    return sha256("\n".join(ours).encode()).hexdigest()
+
+
+class SqliteSource:
+    """The log in a store file, as a ``Source``.
+
+    Args:
+        connection: The file, opened to read.
+        name: What reports call it.
+    """
+
+    def __init__(self, connection: apsw.Connection, name: str) -> None:
+        self.name = name
+        self._execute = connection.execute
+        self._connection = connection
+        self._chunks: dict[int, bytes] = {}
+        self._runs: dict[int, str] = {}
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+
+    def check(self) -> Iterator[Finding]:
+        self._execute("BEGIN")
+        ((found,),) = self._execute("PRAGMA application_id").fetchall()
+        if found != APPLICATION_ID:
+            says = f"a file of another program: application_id {found}, expected {APPLICATION_ID}"
+            yield Finding("file", says)
+        version = _whole(self._execute("PRAGMA user_version").fetchall()[0][0])
+        if version not in SCHEMAS:
+            says = f"a store of version {version}; this verifier knows {sorted(SCHEMAS)}"
+            yield Finding("file", says)
+        elif schema_digest(self._connection) != SCHEMAS[version]:
+            says = "its tables, or what hangs on them, are not those of a store"
+            yield Finding("file", f"{says}. Hint: holdfast fsck names them")
+        for (found,) in self._execute("PRAGMA integrity_check(10)"):
+            if found != "ok":
+                yield Finding("file", f"SQLite finds its pages damaged: {found}"[:500])
+
+    def signers(self) -> Iterator[tuple[str, int, str]]:
+        statement = (
+            "SELECT CAST(key AS BLOB), since, CAST(statement AS BLOB)"
+            " FROM signer NOT INDEXED ORDER BY n"
+        )
+        for key, since, said in self._execute(statement):
+            yield _text(key), since if isinstance(since, int) else -1, _text(said)
+
+    def heads(self) -> Iterator[SignedHead]:
+        statement = "SELECT size, root, signature FROM head NOT INDEXED ORDER BY size"
+        for size, root, signature in self._execute(statement):
+            yield SignedHead(_whole(size), _bytes(root), _bytes(signature))
+
+    def checkpoints(self) -> Iterator[Note]:
+        return iter(())
+
+    def entries(self) -> Iterator[Entry]:
+        runs = "SELECT n, CAST(id AS BLOB) FROM run NOT INDEXED"
+        numbered: Iterator[tuple[Any, ...]] = iter(self._execute(runs))
+        self._runs = {_whole(n): _text(id_) for n, id_ in numbered}
+        statement = (
+            "SELECT pos, run, seq, leaf, salt, form, payload FROM event NOT INDEXED ORDER BY pos"
+        )
+        expected = 1
+        rows: Iterator[tuple[Any, ...]] = iter(self._execute(statement))
+        for pos, run, seq, leaf, salt, form, payload in rows:
+            fault = ""
+            if pos != expected:
+                fault = f"it is at position {pos}, where {expected} comes next"
+                expected = _whole(pos)
+            expected += 1
+            place = None
+            if _whole(run) in self._runs and isinstance(seq, int):
+                place = (self._runs[_whole(run)], seq)
+            else:
+                fault = fault or f"it is kept as event {seq!r} of run number {run!r}, which is none"
+            if not isinstance(leaf, bytes):
+                fault = "it has no leaf"
+            yield Entry(_bytes(leaf), self._payload(salt, form, payload), place, fault)
+
+    def tile(self, level: int, n: int, width: int) -> tuple[bytes, bytes] | None:
+        if width < TILE_HASHES:
+            raise LookupError("no tile is kept that is not full")
+        statement = "SELECT hashes, root FROM tile WHERE level = ? AND n = ?"
+        for hashes, root in self._execute(statement, (level, n)):
+            return _bytes(hashes), _bytes(root) or b"\0"
+        return None
+
+    def rows(self) -> Iterator[tuple[str, int, str]]:
+        statement = "SELECT CAST(id AS BLOB), seq, CAST(head AS BLOB) FROM run NOT INDEXED"
+        for run, seq, head in self._execute(statement):
+            yield _text(run), _whole(seq), _text(head)
+
+    def _payload(self, salt: Any, form: Any, stored: Any) -> Payload | None:
+        """Decode a payload, whatever its columns hold."""
+        if salt is None and stored is None:
+            return None
+        if not isinstance(salt, bytes) or len(salt) != SALT_BYTES or not isinstance(stored, bytes):
+            return Payload(b"", b"", "its bytes or its salt are not there")
+        try:
+            return Payload(salt, self._decoded(form, stored))
+        except (ValueError, LookupError, TypeError, zlib.error, struct.error) as error:
+            return Payload(salt, b"", f"its bytes are damaged: {error}"[:200])
+
+    def _decoded(self, form: Any, stored: bytes) -> bytes:
+        """Return a payload from its row: as it is, deflated, or from a tree of chunks.
+
+        Raises:
+            ValueError, LookupError, TypeError, zlib.error, struct.error: the bytes are damaged.
+        """
+        if form == PLAIN:
+            return stored
+        if form == DEFLATED:
+            return _inflated(stored)
+        if form != CHUNKED:
+            raise ValueError(f"form {form!r} is unknown")
+        height, length = _ROOT.unpack_from(stored)
+        if height > _HEIGHT_MAX or length > PAYLOAD_BYTES_MAX:
+            raise ValueError(f"a payload of {length} bytes in a tree of height {height}")
+        numbers = _numbers(stored[_ROOT.size :])
+        for _ in range(height):
+            numbers = [part for node in numbers for part in _numbers(self._chunk(node))]
+            if len(numbers) > PAYLOAD_BYTES_MAX // 4:
+                raise ValueError("more chunks than a payload can have")
+        parts = []
+        for number in numbers:
+            parts.append(self._chunk(number))
+            length -= len(parts[-1])
+            if length < 0:
+                break
+        if length:
+            raise ValueError("its chunks do not have its length")
+        return b"".join(parts)
+
+    def _chunk(self, number: int) -> bytes:
+        if number not in self._chunks:
+            statement = "SELECT form, data FROM chunk NOT INDEXED WHERE n = ?"
+            found = self._execute(statement, (number,)).fetchall()
+            if not found:
+                raise LookupError(f"chunk {number} is missing")
+            form, data = found[0]
+            if form not in (PLAIN, DEFLATED) or not isinstance(data, bytes):
+                raise ValueError(f"chunk {number} is damaged")
+            if len(self._chunks) >= _CHUNKS_KEPT:
+                self._chunks.clear()
+            self._chunks[number] = data if form == PLAIN else _inflated(data)
+        return self._chunks[number]
+
+
+def _inflated(stored: bytes) -> bytes:
+    """Inflate, but not without bounds."""
+    inflater = zlib.decompressobj(_WINDOW)
+    plain = inflater.decompress(stored, PAYLOAD_BYTES_MAX)
+    if not inflater.eof:
+        raise ValueError("deflated bytes that end too soon, or that become too many")
+    return plain
+
+
+def _numbers(node: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(node) // 4}I", node))
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else repr(value)
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else -1

@@ -1,0 +1,56 @@
+"""What a store file keeps for proofs: ``holdfast.signed.SignedLog`` on the store's connections."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from holdfast.core.events import Event
+from holdfast.errors import RunUnknown
+from holdfast.signed import Head, Signer
+from holdfast.stores.sqlite import statements as sql
+from holdfast.stores.sqlite.queries import Queries
+from holdfast.stores.sqlite.sealing import Sealing, tile_hashes
+from holdfast.stores.sqlite.writer import Writer
+
+__all__ = ["SqliteSignedLog"]
+
+Read = Callable[..., Awaitable[Any]]
+"""Runs a query where long reads belong."""
+
+
+class SqliteSignedLog:
+    """Reads signers, heads, tiles and leaves; a leaf's index is its position minus 1."""
+
+    def __init__(
+        self, queries: Queries, read: Read, writing: Callable[[], tuple[Sealing, Writer]]
+    ) -> None:
+        self._queries = queries
+        self._read = read
+        self._writing = writing
+
+    async def signers(self) -> list[Signer]:
+        return [Signer(*row) for row in await self._read(self._queries.all, sql.SIGNERS, ())]
+
+    async def enrol(self, signer: Callable[[Head | None], Signer]) -> Signer:
+        sealing, writer = self._writing()
+        answer: asyncio.Future[Signer] = writer.put(sealing.enrol, signer, alone=True)
+        return await answer
+
+    async def head(self) -> Head | None:
+        for row in await self._read(self._queries.all, sql.HEAD, ()):
+            return Head(*row)
+        return None
+
+    async def hashes(self, level: int, n: int, width: int) -> bytes:
+        return bytes(await self._read(tile_hashes, self._queries.all, level, n, width))
+
+    async def index(self, run: str, seq: int) -> int:
+        for (index,) in await self._read(self._queries.all, sql.INDEX, (run, seq)):
+            return int(index)
+        raise RunUnknown(f"run {run!r} has no event {seq}", run=run, seq=seq)
+
+    async def leaves(self, start: int, limit: int) -> list[Event]:
+        head = await self.head()
+        size = head.size if head else 0
+        found = await self._read(self._queries.read_log, start, limit)
+        return [event for pos, event in found if pos <= size]
