@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import re
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -147,7 +148,8 @@ class App:
             linger_s=linger_s,
             nap_s=nap_s,
         )
-        return Worker(self.agents.values(), shared, settings or WorkerSettings())
+        about = {"host": socket.gethostname(), "pid": os.getpid()}
+        return Worker(self.agents.values(), shared, settings or WorkerSettings(), about=about)
 
     def working(self) -> "Working":
         """Carry on runs for the length of an ``async with`` block."""

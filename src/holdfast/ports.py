@@ -37,6 +37,7 @@ __all__ = [
     "StepCall",
     "Store",
     "Transaction",
+    "WorkerInfo",
 ]
 
 INCOMING = "$import"
@@ -158,6 +159,21 @@ class Part:
     last: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker whose lease holds. Times are µs since the epoch of Unix."""
+
+    worker: str
+    since: int
+    """When it became known."""
+    expires_at: int
+    """When its lease runs out, unless it is renewed."""
+    runs: int
+    """How many runs it holds."""
+    about: str
+    """What it says of itself, as JSON; empty when it has said nothing."""
+
+
 class Snapshot(Protocol):
     """A store as it was at one moment: nothing that is written later shows, however long it lasts.
 
@@ -277,6 +293,14 @@ class Store(Protocol):
         ended and that nobody holds will do. With ``family``, only that run and those it has started
         are considered: their ids begin with it and a slash.
         """
+        ...
+
+    async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
+        """Make a worker known by what it says of itself, and renew its lease."""
+        ...
+
+    async def workers(self, *, now: int) -> list[WorkerInfo]:
+        """Return the workers whose leases hold, by name."""
         ...
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:

@@ -6,10 +6,13 @@ is told and loses nothing; a reader that goes away is no error. *Method*: proces
 deeds counted in a file that holdfast knows nothing of.
 """
 
+import json
 import resource
+import select
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -143,6 +146,39 @@ def test_ctrl_c_ends_tail_without_a_word(processes, cli):
     tail.send_signal(signal.SIGINT)
     said = processes.ended(tail)
     assert (said.code, said.err) == (130, "")
+
+
+def test_effects_that_outlast_the_drain_are_given_up_and_another_worker_takes_over_at_once(
+    processes, cli
+):
+    cli("run", "desk.py:approve", "--id", "a", "--input", '"o"')
+    start = processes.start("run", *SLOW)
+    processes.until("begin pack")
+    start.kill()
+    start.wait()
+    cli("run", *SLOW)
+    cli("resolve", "d", "slow#1", "--did-not")
+    first = processes.start("worker", "desk.py", "--drain-timeout", "0.2", "--json")
+    processes.until("begin pack", 2)
+    second = processes.start("worker", "desk.py", "--lease", "600", "--health", "0")
+    said = iter(second.stderr.readline, "")
+    port = next(line for line in said if "/ready" in line).split(":")[2].split("/")[0]
+    names = {worker["worker"] for worker in cli("workers", "--json").lines}
+    assert len(names) == 2
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as ready:
+        assert json.load(ready)["worker"] in names
+    first.send_signal(signal.SIGTERM)
+    cut = processes.ended(first)
+    assert cut.code == 1
+    assert (cut.json["stopped_by"], cut.json["given_up"]) == ("SIGTERM", ["d"])
+    assert "given up as by a crash: d. What was under way there may yet have acted" in cut.err
+    while not (doubts := cli("doubts", "--json").json):  # the second worker has it in doubt now
+        select.select([], [], [], 0.02)
+    assert doubts[0]["step"] == "slow#1"
+    second.send_signal(signal.SIGTERM)
+    assert processes.ended(second).code == 0
+    assert processes.deeds() == ["begin pack"] * 2
+    assert cli("workers").err == "no workers\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(processes, cli):

@@ -475,6 +475,12 @@ class TellsOne(MemoryStore):
         self._waiting = waiting
 
 
+@seen_by("workers_are_known_while_their_leases_hold")
+class WorkersStayKnown(MemoryStore):
+    async def workers(self, *, now):
+        return await super().workers(now=min(now, 0))
+
+
 # Copies.
 
 

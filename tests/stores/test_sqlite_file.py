@@ -18,6 +18,7 @@ import pytest
 
 from holdfast.errors import StoreError, StoreRefused, StoreUnavailable, UsageError
 from holdfast.stores.sqlite import SqliteStore, file
+from holdfast.stores.sqlite.fsck import objects
 from holdfast.testing.conformance import log_of_schedule
 from holdfast.testing.script import Script
 
@@ -215,9 +216,8 @@ def test_migrations_lead_to_the_tables_of_a_new_file(tmp_path: Path):
     fresh, grown = apsw.Connection(":memory:"), apsw.Connection(":memory:")
     file.create_tables(fresh)
     file.migrate(grown, tmp_path)
-    facts = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
-    assert fresh.execute(facts).fetchall() == grown.execute(facts).fetchall()
-    assert len(fresh.execute(facts).fetchall()) > 10
+    assert objects(fresh) == objects(grown)
+    assert len(objects(fresh)[0]) > 10
     version = "PRAGMA user_version"
     assert fresh.execute(version).fetchall() == grown.execute(version).fetchall() != [(0,)]
     steps = sorted(path.name for path in (Path(file.__file__).parent / "migrations").iterdir())

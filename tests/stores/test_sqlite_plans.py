@@ -14,7 +14,7 @@ from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.file import create_tables
 from holdfast.stores.sqlite.queries import rows_statement
 
-SCANS = {"WORKERS", "SIGNERS"}  # a row for each worker, each key there is
+SCANS = {"WORKERS", "WORKERS_KNOWN", "SIGNERS"}  # a row for each worker, each key there is
 SORTS = {
     "HELD": "ORDER BY",  # what one worker holds
     "INBOX": "ORDER BY",  # what one run was ever sent

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from holdfast.cli.shell import FAILED, INTERRUPTED, TERMINATED, Shell
@@ -24,6 +24,7 @@ __all__ = ["EXIT_CODES", "Stop", "carry_on", "leave_at_once", "prints_to_stderr"
 
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 WATCH_S = 0.5
+SHOWN_MAX = 5
 HELD_AFTER_S = 1.5
 """A run that is not ours after this time is held by another worker."""
 
@@ -35,6 +36,8 @@ class Stop:
     by: signal.Signals | None = None
     cut: bool = False
     """Whether effects were cut."""
+    given_up: list[str] = field(default_factory=list)
+    """The runs that were in memory then."""
     trouble: BaseException | None = None
     """Why the run could not be carried on: what the store said when it could not write."""
 
@@ -61,7 +64,15 @@ async def carry_on(
     task = loop.create_task(worker.run(until_idle=until_idle))
 
     def cut() -> None:
-        stop.cut = True
+        if task.done():
+            return
+        stop.cut, stop.given_up = True, worker.runs()
+        more = ", …" if stop.given_up[SHOWN_MAX:] else ""
+        shown = ", ".join(stop.given_up[:SHOWN_MAX]) + more
+        shell.note(
+            f"given up as by a crash: {shown or 'nothing'}. What was under way there may yet have"
+            " acted: the next worker finds out, or asks a person"
+        )
         task.cancel()
 
     def on_signal(number: signal.Signals) -> None:

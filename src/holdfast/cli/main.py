@@ -17,6 +17,10 @@ __all__ = ["COMMANDS", "app", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run:run_command", "Start a run, or attach to it, and advance it to its end."),
     "worker": ("worker:worker_command", "Carry on every run of the agents in these files."),
+    "workers": (
+        "workers:workers_command",
+        "List the workers whose leases hold, and what they hold.",
+    ),
     "ls": ("listing:ls_command", "List runs, newest first."),
     "show": ("show:show_command", "Show what a run has done, will do, is bound by, is, and why."),
     "events": ("following:events_command", "Print the events of a run, one a line."),

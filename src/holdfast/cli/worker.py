@@ -1,16 +1,19 @@
 """`holdfast worker FILE…`: carry on every runnable run of the agents in these files."""
 
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
 
+from holdfast import __version__
 from holdfast.app import App
 from holdfast.cli.carrying import carry_on, leave_at_once, prints_to_stderr
 from holdfast.cli.listing import each_row
 from holdfast.cli.loading import agents_of, files_declaring, load
 from holdfast.cli.shell import DONE, FAILED, Shell, command
 from holdfast.errors import UsageError
+from holdfast.runtime.probes import probes
 from holdfast.runtime.worker import WorkerSettings
 
 __all__ = ["worker_command"]
@@ -47,11 +50,21 @@ async def worker_command(
             help="Seconds that effects under way may take after SIGTERM, before they are cut.",
         ),
     ] = 30.0,
+    health: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Answer /live and /ready on this port of 127.0.0.1; 0 takes one that is free.",
+        ),
+    ] = None,
 ) -> int:
     """Carry on every run of the agents in these files.
 
     Runs until a signal comes. SIGTERM and Ctrl-C drain: nothing new is begun, effects under way are
-    finished, and the runs are handed back for another worker.
+    finished, and the runs are handed back for another worker, which takes them over at once. What
+    is not finished when the drain's time is over is given up as by a crash.
     """
     with prints_to_stderr():
         codes = [load(file) for file in files]
@@ -63,10 +76,15 @@ async def worker_command(
     settings = WorkerSettings(lease_s=lease_s, poll_s=min(1.0, lease_s / 3))
     async with shell.app(agents_of(codes), write=True, create=True) as app:
         worker = app.worker(settings)
+        worker.about = {**worker.about, "version": __version__}
         names = ", ".join(sorted(spec.name for spec in app.agents.values()))
         shell.note(f"{worker.name} serves {names}; store {app.store.url}, lease {lease_s:g} s")
         await _say_unknown(shell, app)
-        with prints_to_stderr():
+        async with AsyncExitStack() as stack:
+            if health is not None:
+                port = await stack.enter_async_context(probes(worker, health))
+                shell.note(f"http://127.0.0.1:{port}/ready and /live tell how it is")
+            stack.enter_context(prints_to_stderr())
             stop = await carry_on(
                 shell, worker, until_idle=until_idle, drain_timeout_s=drain_timeout_s
             )
@@ -75,7 +93,7 @@ async def worker_command(
     if shell.as_json:
         agents = sorted(spec.name for spec in app.agents.values())
         facts = {"worker": worker.name, "store": url, "agents": agents}
-        shell.emit(facts | {"stopped_by": why, "cut": stop.cut})
+        shell.emit(facts | {"stopped_by": why, "cut": stop.cut, "given_up": stop.given_up})
     shell.note(f"{worker.name} has ended: {why}{', effects were cut' if stop.cut else ''}")
     if stop.cut:
         leave_at_once(FAILED)

@@ -6,9 +6,11 @@ renew its leases in time stops acting before they end, by its own monotonic cloc
 """
 
 import asyncio
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED
@@ -57,6 +59,8 @@ class Worker:
     settings: RunnerSettings
     worker_settings: WorkerSettings = field(default_factory=WorkerSettings)
     name: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What `holdfast workers` shows of it, besides its agents."""
     endings: dict[str, Ending] = field(default_factory=dict)
     """The last ending of each run that left memory, while ``only_run`` is set."""
     _by_uri: dict[str, AgentSpec] = field(default_factory=dict)
@@ -67,6 +71,9 @@ class Worker:
     _lease_ends: float = 0.0
     _lease_ends_at: int = 0
     _trouble: str = ""
+    _trouble_of_store: str = ""
+    """What the store said when a lease could not be taken or renewed last, empty when it could."""
+    _registered: bool = False
     _diverged: list[str] = field(default_factory=list)
     """Diverged runs that have not been tried with this worker's code."""
     _mail_seen: int = 0
@@ -93,10 +100,25 @@ class Worker:
         """Return how many runs are in memory."""
         return {"runs": len(self._runners)}
 
+    def runs(self) -> list[str]:
+        """Return the runs in memory."""
+        return sorted(self._runners)
+
+    def not_ready(self) -> str:
+        """Return why this worker claims no run now, empty while it does."""
+        if self._stopped:
+            return "it has stopped"
+        if self._draining:
+            return "it drains"
+        if not self._registered:
+            return "it begins"
+        return self._trouble_of_store
+
     async def run(self, *, until_idle: bool = False) -> None:
         """Advance runs until ``drain`` is called or, ``until_idle``, until none could go on."""
         heartbeat = asyncio.get_running_loop().create_task(self._heartbeat())
         try:
+            await self._register()
             self._diverged = await self._find_diverged()
             while not (self._draining and self.idle):
                 claimed = await self._claim()
@@ -122,6 +144,21 @@ class Worker:
             runner.drain()
 
     # Inside
+
+    async def _register(self) -> None:
+        """Tell the store who this is; it is no matter if that fails, a claim does as well."""
+        about = json.dumps({**self.about, "agents": sorted(s.name for s in self._by_uri.values())})
+        lease_us = int(self.worker_settings.lease_s * 1e6)
+        begun, now = asyncio.get_running_loop().time(), self.settings.clock.now()
+        try:
+            await self.settings.store.register(self.name, about=about, now=now, lease_us=lease_us)
+        except StoreError as error:
+            self._note_trouble(error)
+            self._trouble_of_store = str(error)
+        else:
+            self._trouble_of_store = ""
+            self._leased_until(begun, now)
+        self._registered = True
 
     async def _find_diverged(self) -> list[str]:
         """Return the diverged runs: this worker may have the code that they wait for.
@@ -220,9 +257,10 @@ class Worker:
             )
         except StoreError as error:
             self._note_trouble(error)
+            self._trouble_of_store = str(error)
             self._claim_lost = True
             return False
-        self._trouble = ""
+        self._trouble = self._trouble_of_store = ""
         self._leased_until(begun, now)
         for claim in claims:
             self._begin(claim)
@@ -338,13 +376,16 @@ class Worker:
                 )
             except StoreError as error:
                 self._note_trouble(error)
+                self._trouble_of_store = str(error)
                 kept = self._lease_holds()
             else:
+                self._trouble_of_store = ""
                 if kept:
                     self._leased_until(begun, now)
             if not kept:
                 for runner in list(self._runners.values()):
                     runner.fence()
+                await self._register()
 
     async def _give_back(self) -> None:
         try:

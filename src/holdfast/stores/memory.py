@@ -32,6 +32,7 @@ from holdfast.ports import (
     Part,
     Standing,
     Transaction,
+    WorkerInfo,
 )
 from holdfast.stores.unsigned import UnsignedLog
 
@@ -67,6 +68,8 @@ class MemoryStore:
         self._taken: defaultdict[str, dict[int, Letter]] = defaultdict(dict)
         self._leases: dict[str, int] = {}
         """Worker → when its lease runs out."""
+        self._about: dict[str, tuple[int, str]] = {}
+        """Worker → since when it is known, and what it says of itself."""
         self._tables: sqlite3.Connection | None = None
         self._news = [False, False]
         """Whether anything happened, and whether anything that may have made a run ready."""
@@ -121,7 +124,7 @@ class MemoryStore:
     ) -> list[Claim]:
         for lost in [name for name, until in self._leases.items() if until <= now]:
             self._free(lost)
-        self._leases[worker] = now + lease_us
+        self._lease(worker, now, lease_us)
         free = [
             held
             for held in self._runs.values()
@@ -141,6 +144,18 @@ class MemoryStore:
             held.epoch += 1
             claims.append(Claim(held.row, held.epoch))
         return claims
+
+    async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
+        self._lease(worker, now, lease_us)
+        self._about[worker] = self._about[worker][0], about
+
+    async def workers(self, *, now: int) -> list[WorkerInfo]:
+        holders = [held.worker for held in self._runs.values()]
+        return [
+            WorkerInfo(name, since, self._leases[name], holders.count(name), about)
+            for name, (since, about) in sorted(self._about.items())
+            if self._leases[name] > now
+        ]
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
         if self._leases.get(worker, 0) <= now:
@@ -360,8 +375,13 @@ class MemoryStore:
             since.append(row.wake_at)
         return min(since, default=None)
 
+    def _lease(self, worker: str, now: int, lease_us: int) -> None:
+        self._leases[worker] = now + lease_us
+        self._about.setdefault(worker, (now, ""))
+
     def _free(self, worker: str) -> None:
         self._leases.pop(worker, None)
+        self._about.pop(worker, None)
         freed = [held for held in self._runs.values() if held.worker == worker]
         for held in freed:
             held.worker = ""

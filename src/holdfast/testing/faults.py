@@ -27,6 +27,7 @@ from holdfast.ports import (
     Snapshot,
     Store,
     Transaction,
+    WorkerInfo,
 )
 
 __all__ = ["FaultyStore", "Host", "Trouble"]
@@ -176,6 +177,16 @@ class FaultyStore:
             return claims
 
         return await self._do("claim", claim)
+
+    async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
+        async def register() -> None:
+            await self.inner.register(worker, about=about, now=now, lease_us=lease_us)
+            self._host.leased()
+
+        await self._do("register", register)
+
+    async def workers(self, *, now: int) -> list[WorkerInfo]:
+        return await self._do("workers", lambda: self.inner.workers(now=now))
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
         async def renew() -> bool:

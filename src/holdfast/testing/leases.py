@@ -288,6 +288,24 @@ class LeaseConformance:
         agree("the claim", (claimed.row, claimed.epoch), (script.state.row(), 2))
         await refused(Fenced, append(two, script.change(NOTE)))
 
+    @on_a_store
+    async def test_workers_are_known_while_their_leases_hold(self, store: Store) -> None:
+        async def known(now: int) -> list[tuple[str, int, int, int, str]]:
+            found = await store.workers(now=now)
+            return [(w.worker, w.since, w.expires_at, w.runs, w.about) for w in found]
+
+        agree("workers of a new store", await known(NOW), [])
+        await store.register("bob", about='{"a":1}', now=NOW, lease_us=LEASE_US)
+        await hold(store, "r1")
+        await hold(store, "r2", now=NOW + 2)
+        ann = ("ann", NOW, NOW + 2 + LEASE_US, 2, "")
+        agree("workers", await known(NOW + 2), [ann, ("bob", NOW, NOW + LEASE_US, 0, '{"a":1}')])
+        agree("a renewal", await renew(store, "bob", NOW + 4), expected=True)
+        bob = ("bob", NOW, NOW + 4 + LEASE_US, 0, '{"a":1}')
+        agree("workers, later", await known(NOW + LEASE_US + 3), [bob])
+        await store.release("bob")
+        agree("workers in the end", await known(LATE + 4), [])
+
 
 async def renew(store: Store, worker: str, now: int) -> bool:
     """Renew with the usual lease."""

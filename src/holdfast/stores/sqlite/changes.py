@@ -145,14 +145,22 @@ class Changes:
         """Free what was lost, renew this worker's lease and lease ready runs."""
         for lost in lost_workers(self._all(sql.WORKERS, ()), now, self._presence):
             self.release(lost)
-        locked = self._presence.hold(worker)
-        self._execute(sql.HEARTBEAT, (worker, now + lease_us, locked))
+        self._lease(worker, now, lease_us)
         numbers = self._named(run, agents) if run else self._ready(now, agents, limit, family)
         claims = []
         for number in numbers[:limit]:
             ((epoch, *row),) = self._all(sql.LEASE, (worker, number))
             claims.append(Claim(RunRow(*row), epoch))
         return claims
+
+    def register(self, worker: str, about: str, now: int, lease_us: int) -> None:
+        """Note what a worker says of itself, and renew its lease."""
+        self._lease(worker, now, lease_us)
+        self._execute(sql.REGISTER, (about, worker))
+
+    def _lease(self, worker: str, now: int, lease_us: int) -> None:
+        locked = self._presence.hold(worker)
+        self._execute(sql.HEARTBEAT, (worker, now + lease_us, locked, now))
 
     def renew(self, worker: str, now: int, lease_us: int) -> bool:
         """Extend a worker's lease; one that has run out is gone, and its runs are free."""

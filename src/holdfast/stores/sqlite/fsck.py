@@ -29,7 +29,7 @@ from holdfast.ports import INCOMING
 from holdfast.stores.payloads import CHUNKED, chunk_hash, inflate, load
 from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect, undo_pages
 
-__all__ = ["Problem", "check_file"]
+__all__ = ["Problem", "check_file", "objects"]
 
 _FIELDS = ", ".join(("id", *RunRow._fields[1:]))
 _CHUNKS_KEPT = 4_096
@@ -129,8 +129,8 @@ class _Checker:
         """Our tables and indexes are what schema.sql makes, and nothing else hangs on them."""
         fresh = apsw.Connection(":memory:")
         create_tables(fresh)
-        expected, tables = _objects(fresh)
-        found, _ = _objects(self.connection)
+        expected, tables = objects(fresh)
+        found, _ = objects(self.connection)
         for name in sorted(expected | found):
             ours = name in expected or (found[name][1] in tables)
             if ours and expected.get(name) != found.get(name):
@@ -327,15 +327,22 @@ class _Checker:
         return self.chunks[number]
 
 
-def _objects(
+def objects(
     connection: apsw.Connection,
 ) -> tuple[dict[str, tuple[str, str, str]], set[str]]:
-    """Return name → (type, table, statement) of all objects, and the names of the tables."""
+    """Return name → (type, table, statement) of all objects, and the names of the tables.
+
+    Statements come without their layout: a column that was added later stands on another line.
+    """
     found: list[tuple[Any, ...]] = connection.execute(
         "SELECT type, name, tbl_name, coalesce(sql, 'implied by the table') FROM sqlite_master"
     ).fetchall()
-    objects = {name: (type_, table, re.sub(r"\s+", " ", sql)) for type_, name, table, sql in found}
+    objects = {name: (type_, table, _plain(sql)) for type_, name, table, sql in found}
     return objects, {name for name, (type_, _, _) in objects.items() if type_ == "table"}
+
+
+def _plain(statement: str) -> str:
+    return re.sub(r" ?([(),]) ?", r"\1", re.sub(r"\s+", " ", statement))
 
 
 def _altered(row: RunRow, events: Sequence[Event]) -> Iterator[tuple[int, str, str]]:

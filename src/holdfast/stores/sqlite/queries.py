@@ -15,7 +15,7 @@ import apsw
 from holdfast.core.events import Event, open_leaf
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
-from holdfast.ports import Claim, InboxMessage, Letter, Message
+from holdfast.ports import Claim, InboxMessage, Letter, Message, WorkerInfo
 from holdfast.stores.payloads import CHUNKED, inflate, load
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
@@ -90,6 +90,12 @@ class Queries:
         messages = self._messages([(*fields, run) for _, *fields in found])
         pairs = zip(found, messages, strict=True)
         return [Letter(m.n, m.message, taken or 0) for (taken, *_), m in pairs]
+
+    def workers(self, now: int) -> list[WorkerInfo]:
+        """Return the workers whose leases hold."""
+        lost = self.lost(now)
+        known = (WorkerInfo(*fields) for fields in self.all(sql.WORKERS_KNOWN, ()))
+        return [worker for worker in known if worker.worker not in lost]
 
     def lost(self, now: int) -> set[str]:
         """Return who has a row and holds nothing any more."""

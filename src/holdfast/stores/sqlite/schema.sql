@@ -1,4 +1,4 @@
--- The tables of a store file, as version 2 of the format has them; PRAGMA user_version says which
+-- The tables of a store file, as version 3 of the format has them; PRAGMA user_version says which
 -- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
@@ -82,10 +82,13 @@ CREATE INDEX inbox_unread ON inbox (run, n) WHERE taken IS NULL;
 
 -- worker: one heartbeat for all the runs that a worker holds. `locked` is 1 when it holds a lock
 -- that ends with its process (presence.py), so that its death shows before its lease runs out.
+-- `since` is when it became known, `about` what it says of itself, as JSON.
 CREATE TABLE worker (
   id TEXT PRIMARY KEY,
   expires_at INTEGER NOT NULL,
-  locked INTEGER NOT NULL
+  locked INTEGER NOT NULL,
+  since INTEGER NOT NULL DEFAULT 0,
+  about TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

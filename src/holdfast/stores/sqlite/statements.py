@@ -39,6 +39,7 @@ __all__ = [
     "READY",
     "READY_FAMILY",
     "RECEIVE",
+    "REGISTER",
     "RENEW",
     "ROW",
     "ROWS",
@@ -57,6 +58,7 @@ __all__ = [
     "WAKE",
     "WAKES",
     "WORKERS",
+    "WORKERS_KNOWN",
 ]
 
 _SHARED = {
@@ -119,8 +121,12 @@ WORKERS = "SELECT id, expires_at, locked FROM worker"
 FREE = _sql("UPDATE run SET worker = NULL, ready_at = @READY_AT WHERE worker = ?")
 FORGET = "DELETE FROM worker WHERE id = ?"
 HEARTBEAT = """
-INSERT INTO worker (id, expires_at, locked) VALUES (?1, ?2, ?3)
+INSERT INTO worker (id, expires_at, locked, since) VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT (id) DO UPDATE SET expires_at = ?2, locked = ?3"""
+REGISTER = "UPDATE worker SET about = ? WHERE id = ?"
+WORKERS_KNOWN = """
+SELECT id, since, expires_at, (SELECT count(*) FROM run WHERE worker = worker.id), about FROM worker
+ORDER BY id"""
 RENEW = "UPDATE worker SET expires_at = ? WHERE id = ? AND expires_at > ?"
 _READY = """
 SELECT ready_at, id, n FROM run

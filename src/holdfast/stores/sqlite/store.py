@@ -22,7 +22,16 @@ from typing import Any, Self, TypeVar
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreError, UsageError
-from holdfast.ports import Append, Claim, InboxMessage, Message, NewRun, Part, Transaction
+from holdfast.ports import (
+    Append,
+    Claim,
+    InboxMessage,
+    Message,
+    NewRun,
+    Part,
+    Transaction,
+    WorkerInfo,
+)
 from holdfast.signed import Notaries
 from holdfast.stores.sqlite.changes import Changes
 from holdfast.stores.sqlite.file import connect
@@ -152,6 +161,13 @@ class SqliteStore:
             family=family,
         )
         return list(await writer.put(claim))
+
+    async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.register, worker, about, now, lease_us, readies=False)
+
+    async def workers(self, *, now: int) -> list[WorkerInfo]:
+        return await self._read_far(self._far.workers, now)
 
     async def renew(self, worker: str, *, now: int, lease_us: int) -> bool:
         changes, writer = self._writing()
