@@ -40,6 +40,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fsck": ("fsck:fsck_command", "Check the invariants of a store file, read-only."),
     "key": ("key:key_command", "Make, show or replace the key that signs the log."),
     "checkpoint": ("proofs:checkpoint_command", "Print the newest checkpoint of the log."),
+    "prove": ("proofs:prove_command", "Write an event and the proof that it is in the log."),
+    "consistency": (
+        "proofs:consistency_command",
+        "Prove that an older checkpoint is of a prefix of the log.",
+    ),
+    "publish": (
+        "proofs:publish_command",
+        "Write the log into a directory that anybody can verify.",
+    ),
+    "witness": ("witness:witness_command", "Cosign the checkpoints of logs that carry on."),
     "verify": ("verify:verify_command", "Tell whether the log is the one that was signed."),
     "demo": ("demo.command:demo", "Watch a support desk survive being killed, again and again."),
     "version": ("version:version_command", "Print the version of holdfast and its parts."),

@@ -1,12 +1,17 @@
-"""`holdfast checkpoint`: the signed head of the log, to be kept elsewhere."""
+"""`holdfast checkpoint`, `prove`, `consistency` and `publish`: what others need to verify."""
 
-from holdfast.app import App
-from holdfast.cli.shell import Shell, command
-from holdfast.errors import UsageError
-from holdfast.proof.note import Checkpoint, Note, VerifierKey
-from holdfast.signed import Head, Signer
+from pathlib import Path
+from typing import Annotated
 
-__all__ = ["checkpoint_command", "newest_checkpoint"]
+import typer
+
+from holdfast.cli.shell import Shell, command, find_event
+from holdfast.cli.verify import read_note
+from holdfast.errors import ProofRefused, UsageError
+from holdfast.proof.export import checkpoint_of, consistency_of, proof_of, publish
+from holdfast.proof.note import Checkpoint, Note, encode_base64
+
+__all__ = ["checkpoint_command", "consistency_command", "prove_command", "publish_command"]
 
 
 @command
@@ -17,28 +22,102 @@ async def checkpoint_command(shell: Shell) -> None:
     `holdfast verify --against COPY` then tells whether the log still is what it was.
     """
     async with shell.app() as app:
-        note = await newest_checkpoint(shell, app)
+        note = await checkpoint_of(app.store.signed)
     if shell.as_json:
-        head = Checkpoint.parse(note.text)
-        facts = {"origin": head.origin, "size": head.size, "root": head.root.hex()}
-        shell.emit({**facts, "note": str(note)})
+        shell.emit({**_facts(note), "note": str(note)})
     else:
         print(note, end="")  # noqa: T201 - these bytes and no others
 
 
-async def newest_checkpoint(shell: Shell, app: App) -> Note:
-    """Return the newest head of a store as a note.
+@command
+async def prove_command(
+    shell: Shell,
+    *,
+    event: Annotated[
+        str, typer.Argument(metavar="RUN[@SEQ]", help="An event; a run's last one without @SEQ.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Where to write the event.")
+    ] = Path("event.json"),
+) -> None:
+    """Write an event and the proof that it is in the log.
 
-    Raises:
-        UsageError: the store is not signed.
+    FILE gets the event's exact bytes, FILE.tlog-proof the proof (c2sp.org/tlog-proof), which holds
+    the newest checkpoint: `holdfast verify FILE --trust KEY` needs nothing else. The proof of a
+    run's last event is one for the whole run, since each event holds the hash of the one before.
     """
-    signers, head = await app.store.signed.signers(), await app.store.signed.head()
-    if head is None:
-        raise UsageError(f"the log is not signed. Hint: {shell.suggest('key', 'new')}")
-    key = VerifierKey.parse(_signer_of(head, signers).key)
-    return Checkpoint(key.name, head.size, head.root).note(key, head.signature)
+    async with shell.app() as app:
+        run, seq = await find_event(app, event)
+        proof = await proof_of(app.store.signed, run, seq)
+        (found,) = await app.store.read(run, after=seq - 1, until=seq)
+    beside = out.with_name(f"{out.name}.tlog-proof")
+    _write(out, found.leaf)
+    _write(beside, str(proof).encode())
+    if shell.as_json:
+        facts = {"run": run, "seq": seq, "index": proof.index}
+        shell.emit({**facts, "event": str(out), "proof": str(beside), **_facts(proof.checkpoint)})
+    else:
+        head = Checkpoint.parse(proof.checkpoint.text)
+        shell.show(f"{out} and {beside}: event {seq} of run {run}, index {proof.index}")
+        shell.show(f"in the log {head.origin} of {head.size} events")
 
 
-def _signer_of(head: Head, signers: list[Signer]) -> Signer:
-    """Return who signed a head: the last one who signs behind a smaller size."""
-    return [signer for signer in signers if signer.since < max(head.size, 1)][-1]
+@command
+async def consistency_command(
+    shell: Shell,
+    *,
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="An older checkpoint.")],
+) -> None:
+    """Prove that an older checkpoint is of a prefix of the log.
+
+    Prints the proof and the newest checkpoint, as a witness takes them
+    (c2sp.org/tlog-witness, add-checkpoint). Exits with 1 when the log is another one by now.
+    """
+    head = _head_of(read_note(old))
+    async with shell.app() as app:
+        hashes, note = await consistency_of(app.store.signed, head)
+    lines = [encode_base64(hash_) for hash_ in hashes]
+    if shell.as_json:
+        shell.emit({"old": head.size, "proof": lines, **_facts(note), "note": str(note)})
+    else:
+        print(f"old {head.size}", *lines, "", str(note), sep="\n", end="")  # noqa: T201 - these bytes and no others
+
+
+@command
+async def publish_command(
+    shell: Shell,
+    *,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A directory; it is made if need be.")
+    ],
+) -> None:
+    """Write the log into a directory that anybody can verify.
+
+    The layout is that of c2sp.org/tlog-tiles, payloads beside it, with a README for auditors.
+    Publishing into it again adds what is new. It holds all payloads in plain form.
+    """
+    async with shell.app() as app:
+        head, new = await publish(app.store.signed, folder)
+    if shell.as_json:
+        shell.emit({"directory": str(folder), "events": head.size, "new": new})
+    else:
+        shell.show(f"{folder}: {head.size} events of {head.origin}, {new} of them new")
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def _head_of(note: Note) -> Checkpoint:
+    try:
+        return Checkpoint.parse(note.text)
+    except ProofRefused as error:
+        raise UsageError(str(error)) from error
+
+
+def _facts(note: Note) -> dict[str, object]:
+    head = Checkpoint.parse(note.text)
+    return {"origin": head.origin, "size": head.size, "root": head.root.hex()}

@@ -47,7 +47,10 @@ async def verify_command(
     """
     notes = tuple(read_note(path) for path in against or ())
     policy = read_policy(trust) if trust else None
-    report = _verify(log or shell.store_url, notes, policy)
+    log = log or shell.store_url
+    if log.endswith(".json"):
+        return _verify_event(shell, Path(log), policy)
+    report = _verify(log, notes, policy)
     if shell.as_json:
         shell.emit(_as_json(report))
     else:
@@ -63,6 +66,31 @@ def _verify(log: str, against: Sequence[Note], trust: Policy | None) -> Report:
     from holdfast.proof.sqlite_source import verify_file  # noqa: PLC0415 - if wanted
 
     return verify_file(store_path(log), against=against, trust=trust)
+
+
+def _verify_event(shell: Shell, event: Path, trust: Policy | None) -> int:
+    from holdfast.proof.event_proof import verify_event  # noqa: PLC0415 - if wanted
+
+    if trust is None:
+        raise UsageError(f"{event}: whose log? Hint: --trust KEY, as `holdfast key show` prints it")
+    try:
+        proof_text = event.with_name(f"{event.name}.tlog-proof").read_bytes()
+        proof, head = verify_event(event.read_bytes(), proof_text, trust)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+    except ProofRefused as error:
+        if shell.as_json:
+            shell.emit({"event": str(event), "ok": False, "why": str(error)})
+        else:
+            shell.show(Text(clean(f"{event}: NOT proved: {error}"), "red"))
+        return FAILED
+    facts = {"index": proof.index, "origin": head.origin, "size": head.size}
+    if shell.as_json:
+        shell.emit({"event": str(event), "ok": True, **facts})
+    else:
+        said = f"index {proof.index} of {head.size} events of the log {head.origin}"
+        shell.show(f"{event}: it is {said}")
+    return DONE
 
 
 def read_note(path: Path) -> Note:
