@@ -18,6 +18,7 @@ import holdfast as hf
 from holdfast.core.machine import describe
 from holdfast.errors import StoreUnavailable
 from holdfast.stores.memory import MemoryStore
+from holdfast.testing.postgres import PostgresServer
 
 settings.register_profile("test", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("soak", deadline=None, max_examples=2000, print_blob=True)
@@ -28,6 +29,19 @@ def pytest_addoption(parser):
     parser.addoption(
         "--rewrite", action="store_true", help="write the golden logs anew; review the diff"
     )
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server for the whole session; each test makes databases of its own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres):
+    """The URL of a new, empty database."""
+    return postgres.database()
 
 
 class Clock:

@@ -29,11 +29,12 @@ DEFAULT_STORE = "holdfast.db"
 
 
 async def open_store(url: str, *, create: bool = True, read_only: bool = False) -> Store:
-    """Open a store by its URL: ``memory:``, a path, or ``sqlite:///path``.
+    """Open a store by its URL: ``memory:``, a path, ``sqlite:///path`` or ``postgresql://…``.
 
     Raises:
         UsageError: no store goes by such a URL.
-        StoreRefused: the file is not a store of ours.
+        StoreRefused: what is there is not a store of ours.
+        StoreUnavailable: it cannot be reached or opened now.
         KeyMissing: it is signed, and its private key is not at hand.
     """
     scheme, colon, rest = url.partition(":")
@@ -41,8 +42,14 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
         from holdfast.stores.memory import MemoryStore  # noqa: PLC0415 - only if wanted
 
         return MemoryStore()
+    if scheme in ("postgresql", "postgres") and rest.startswith("//"):
+        from holdfast.stores.postgres import PostgresStore  # noqa: PLC0415 - only if wanted
+
+        return await PostgresStore.open(url, create=create, read_only=read_only)
     if colon and scheme not in ("sqlite", "file") and len(scheme) > 1 and rest.startswith("//"):
-        raise UsageError(f"store {url!r}: this version knows sqlite:///PATH, a path, and memory:")
+        raise UsageError(
+            f"store {url!r}: expected a path, sqlite:///PATH, postgresql://… or memory:"
+        )
     from holdfast.stores.sqlite import SqliteStore  # noqa: PLC0415 - only if wanted
 
     path = Path(rest.removeprefix("//") if scheme == "sqlite" and colon else url)

@@ -58,7 +58,7 @@ FILES = {
         (["runs.py"], 'put what starts runs under `if __name__ == "__main__":`'),
         (["loops.py"], 'put what starts runs under `if __name__ == "__main__":`'),
         (["desk.py:price", "--id", "$x", "--input", "1"], "run id '$x': it may not begin with '$'"),
-        (["desk.py:price", "--input", "1", "--store", "mysql://x"], "this version knows sqlite"),
+        (["desk.py:price", "--input", "1", "--store", "mysql://x"], "expected a path, sqlite"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused(cli, desk, args, said):

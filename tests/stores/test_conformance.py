@@ -1,8 +1,8 @@
 """Every store keeps the contract of `holdfast.ports.Store`.
 
-*Goal*: memory and SQLite answer alike, alone and when one file is open twice. *Method*: the suite
-that users get: one directed test for each promise, random schedules compared with a pure model, and
-the same seeded schedules, whose logs must be equal byte for byte.
+*Goal*: memory, SQLite and PostgreSQL answer alike, alone and when the same data are open twice.
+*Method*: the suite that users get: one directed test for each promise, random schedules compared
+with a pure model, and the same seeded schedules, whose logs must be equal byte for byte.
 """
 
 import asyncio
@@ -17,26 +17,33 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from holdfast.ports import Store
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.postgres import PostgresStore
 from holdfast.stores.sqlite import SqliteStore
 from holdfast.testing.conformance import StoreConformance, log_of_schedule, store_machine
 
-Open = Callable[[Path], Awaitable[Store]]
+Place = Path | str
+"""A file, or the URL of a database."""
+Open = Callable[[Place], Awaitable[Store]]
 
 
-async def memory(_: Path) -> Store:
+async def memory(_: Place) -> Store:
     return MemoryStore()
 
 
-async def sqlite(path: Path) -> Store:
+async def sqlite(path: Place) -> Store:
     return await SqliteStore.open(path)
 
 
-async def sqlite_inline(path: Path) -> Store:
+async def sqlite_inline(path: Place) -> Store:
     return await SqliteStore.open(path, inline=True)
 
 
+async def postgres(url: Place) -> Store:
+    return await PostgresStore.open(str(url), lease_clock="caller")
+
+
 class TwoProcesses:
-    """One file, open twice: a worker lives in one of both, as do appends; all else takes turns."""
+    """The same data, open twice: a worker lives in one, as do appends; all else takes turns."""
 
     def __init__(self, stores: list[Store]):
         self.stores = stores
@@ -68,12 +75,40 @@ class TwoProcesses:
             await store.close()
 
 
-async def sqlite_twice(path: Path) -> Store:
+class TwoHosts(TwoProcesses):
+    """Bodies all run in one of both: what two see of each other's is PostgreSQL's to say."""
+
+    def transact(self, run, *facts):
+        return self.stores[0].transact(run, *facts)
+
+    def append(self, change):
+        return self.stores[0].append(change)
+
+
+async def sqlite_twice(path: Place) -> Store:
     return TwoProcesses([await sqlite(path), await sqlite(path)])
 
 
+async def postgres_twice(url: Place) -> Store:
+    return TwoHosts([await postgres(url), await postgres(url)])
+
+
 SQLITE = [sqlite, sqlite_inline, sqlite_twice]
-STORES = [memory, *SQLITE]
+POSTGRES = [postgres, postgres_twice]
+STORES = [memory, *SQLITE, *POSTGRES]
+
+
+@pytest.fixture
+def new_place(request, tmp_path: Path) -> Callable[[Open], Place]:
+    """Make places for empty stores of a kind."""
+    numbers = itertools.count()
+
+    def make(kind: Open) -> Place:
+        if kind in POSTGRES:
+            return request.getfixturevalue("postgres").database()
+        return tmp_path / f"{next(numbers)}.db"
+
+    return make
 
 
 class TestMemory(StoreConformance):
@@ -94,21 +129,26 @@ class TestSqlite(StoreConformance):
         return lambda: kind(tmp_path / "holdfast.db")
 
 
-def walk(kind: Open, folder: Path, **limits) -> None:
-    paths = {}
-    numbers = itertools.count()
+class TestPostgres(StoreConformance):
+    @pytest.fixture
+    def open_store(self, database: str):
+        return lambda: postgres(database)
+
+
+def walk(kind: Open, new_place: Callable[[Open], Place], **limits) -> None:
+    places = {}
 
     async def make() -> Store:
-        path = folder / f"{next(numbers)}.db"
-        store = await kind(path)
-        paths[id(store)] = store, path
+        place = new_place(kind)
+        store = await kind(place)
+        places[id(store)] = store, place
         return store
 
     async def reopen(store: Store) -> Store:
-        _, path = paths.pop(id(store))
+        _, place = places.pop(id(store))
         await store.close()
-        again = await kind(path)
-        paths[id(again)] = again, path
+        again = await kind(place)
+        places[id(again)] = again, place
         return again
 
     machine = store_machine(make, None if kind is memory else reopen)
@@ -117,23 +157,25 @@ def walk(kind: Open, folder: Path, **limits) -> None:
 
 @pytest.mark.timeout(600)  # a failure takes its time to be made small
 @pytest.mark.parametrize("kind", STORES)
-def test_random_schedules(kind: Open, tmp_path: Path):
-    walk(kind, tmp_path, max_examples=100 if kind is memory else 25, stateful_step_count=40)
+def test_random_schedules(kind: Open, new_place):
+    count = 100 if kind is memory else 8 if kind in POSTGRES else 25
+    walk(kind, new_place, max_examples=count, stateful_step_count=40)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", STORES)
-def test_many_more_random_schedules(kind: Open, tmp_path: Path):
-    limits = {"max_examples": 10_000 if kind is memory else 1_000, "stateful_step_count": 80}
-    walk(kind, tmp_path, **limits, derandomize=False)
+def test_many_more_random_schedules(kind: Open, new_place):
+    count = 10_000 if kind is memory else 300 if kind in POSTGRES else 1_000
+    limits = {"max_examples": count, "stateful_step_count": 80}
+    walk(kind, new_place, **limits, derandomize=False)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_same_seeded_schedule_gives_the_same_log_on_every_store(seed: int, tmp_path: Path):
+def test_the_same_seeded_schedule_gives_the_same_log_on_every_store(seed: int, new_place):
     def log(kind: Open) -> bytes:
         async def main() -> bytes:
-            store = await kind(tmp_path / f"{kind.__name__}.db")
+            store = await kind(new_place(kind))
             try:
                 return await log_of_schedule(store, seed)
             finally:
@@ -145,7 +187,7 @@ def test_the_same_seeded_schedule_gives_the_same_log_on_every_store(seed: int, t
     expected = log(memory)
     assert expected.count(b"\n") > 100
     assert b'"epoch":3' in expected  # some leases were lost
-    for kind in SQLITE:
+    for kind in SQLITE + POSTGRES:
         assert log(kind) == expected, f"{kind.__name__} differs"
 
 

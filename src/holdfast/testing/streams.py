@@ -151,7 +151,7 @@ class StreamConformance:
 
         def body(transaction: Transaction) -> None:
             execute = transaction.execute
-            answers.append(execute("CREATE TABLE pairs (k TEXT, v INTEGER)"))
+            answers.append(execute("CREATE TABLE pairs (k TEXT, v BIGINT)"))
             answers.append(execute("INSERT INTO pairs VALUES (?, ?)", ("ü", 2**53)))
             answers.append(execute("INSERT INTO pairs VALUES (:k, :v)", {"k": "x", "v": None}))
             answers.append(execute("SELECT k, v FROM pairs ORDER BY k"))

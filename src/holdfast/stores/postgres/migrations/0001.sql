@@ -1,0 +1,129 @@
+-- The tables of a store in a PostgreSQL database, as version 1 of the schema has them. They stand in
+-- a schema of their own, `holdfast`; meta says which version it has. migrations/ leads from each
+-- version to the next, and a test shows that both ways end in the same tables.
+--
+-- Times are µs since the epoch of Unix, 0 for never. `form` says how the payload beside it is kept:
+-- 0 as it is, 1 deflated, 2 as the root of a tree of chunks; NULL as payload means there is none.
+-- Names are compared byte by byte, hence COLLATE "C".
+CREATE SCHEMA holdfast;
+
+-- meta: one row that says whose the schema is, and its version.
+CREATE TABLE holdfast.meta (
+  program text PRIMARY KEY CHECK (program = 'holdfast'),
+  version bigint NOT NULL
+);
+INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 1);
+
+-- run: the row of each run (what its stream folds to), and its lease.
+--
+-- `n` is what other tables call the run: small, and never given to another. `id` to `parent_key`
+-- are the fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing.
+-- `worker` is who holds the lease, NULL for nobody.
+--
+-- `seen` is the largest inbox number that the run had looked at when it was last released.
+-- `ready_at` is since when the run could go on (its last event's time while it is pending or
+-- running, else the time of the oldest unread message newer than `seen`), NULL while a worker holds
+-- it or while it cannot; a run whose `wake_at` is due is ready too, which is a matter of what time
+-- it is and so stands nowhere.
+--
+-- Advancing a run that is held and does not sleep changes no column of any index, so the new version
+-- of the row fits beside the old one (HOT); room is left for that.
+CREATE TABLE holdfast.run (
+  n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id text COLLATE "C" NOT NULL UNIQUE,
+  agent text COLLATE "C" NOT NULL,
+  status text COLLATE "C" NOT NULL,
+  seq bigint NOT NULL,
+  head text COLLATE "C" NOT NULL,
+  turn bigint NOT NULL,
+  turn_seq bigint NOT NULL,
+  state_seq bigint NOT NULL,
+  wake_at bigint NOT NULL,
+  created_at bigint NOT NULL,
+  updated_at bigint NOT NULL,
+  seed bigint NOT NULL,
+  flags bigint NOT NULL,
+  parent text COLLATE "C" NOT NULL,
+  parent_key text COLLATE "C" NOT NULL,
+  epoch bigint NOT NULL DEFAULT 0,
+  worker text COLLATE "C",
+  seen bigint NOT NULL DEFAULT 0,
+  ready_at bigint
+) WITH (fillfactor = 70);
+CREATE INDEX run_created ON holdfast.run (created_at, id);
+CREATE INDEX run_ready ON holdfast.run (agent, ready_at, id) WHERE ready_at IS NOT NULL;
+CREATE INDEX run_wake ON holdfast.run (agent, wake_at, id) WHERE wake_at > 0;
+CREATE INDEX run_held ON holdfast.run (worker) WHERE worker IS NOT NULL;
+
+-- event: the streams. `leaf` is the event's exact bytes; `salt` and `payload` are NULL when it has no
+-- payload. Rows are only ever added. Where an event stands in the log is said by placed.
+CREATE TABLE holdfast.event (
+  run bigint NOT NULL,
+  seq bigint NOT NULL,
+  leaf bytea NOT NULL,
+  salt bytea,
+  form smallint NOT NULL,
+  payload bytea,
+  PRIMARY KEY (run, seq)
+);
+
+-- unplaced, placed: the order of the log. Whoever appends notes in unplaced which `count` events of
+-- which run these are, from `seq` on; `n` follows what the writer could have seen, for it is drawn
+-- while the run's row is locked. One at a time (an advisory lock), whoever sequences takes the notes
+-- that are committed by then and gives them the next positions: events `seq` … stand at `pos` … .
+-- So positions have no gaps, and nothing ever appears in front of what a reader has seen.
+CREATE TABLE holdfast.unplaced (
+  n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run bigint NOT NULL,
+  seq bigint NOT NULL,
+  count bigint NOT NULL
+);
+CREATE TABLE holdfast.placed (
+  pos bigint PRIMARY KEY,
+  run bigint NOT NULL,
+  seq bigint NOT NULL,
+  count bigint NOT NULL
+);
+CREATE UNIQUE INDEX placed_seq ON holdfast.placed (run, seq);
+
+-- inbox: every message that ever arrived, for (run, id) is unique for ever. `run` is an id, since a
+-- message may be there before its run is. `n` counts arrivals over the whole store, in the order in
+-- which they became visible: deliveries are made one after the other (an advisory lock). `cause` is
+-- JSON. A message that was consumed keeps its row and loses its payload, which an event holds now;
+-- `taken` is the length of the run's stream after the change that consumed it, NULL while the
+-- message is unread.
+CREATE TABLE holdfast.inbox (
+  n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run text COLLATE "C" NOT NULL,
+  id text COLLATE "C" NOT NULL,
+  topic text NOT NULL,
+  at bigint NOT NULL,
+  sender text NOT NULL,
+  cause text NOT NULL,
+  form smallint NOT NULL,
+  payload bytea,
+  taken bigint
+);
+CREATE UNIQUE INDEX inbox_id ON holdfast.inbox (run, id);
+CREATE INDEX inbox_unread ON holdfast.inbox (run, n) WHERE taken IS NULL;
+
+-- worker: one heartbeat for all the runs that a worker holds, by the database's clock. `since` is
+-- when it became known, `about` what it says of itself, as JSON.
+CREATE TABLE holdfast.worker (
+  id text COLLATE "C" PRIMARY KEY,
+  expires_at bigint NOT NULL,
+  since bigint NOT NULL,
+  about text NOT NULL DEFAULT ''
+) WITH (fillfactor = 50);
+
+-- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the
+-- first 20 bytes of the SHA-256 of its bytes; `n`, below 2^32, is how a tree refers to it. Two writers
+-- that have the same new part at the same moment store it twice, rather than wait for each other.
+CREATE SEQUENCE holdfast.chunk_n AS bigint MAXVALUE 4294967295;
+CREATE TABLE holdfast.chunk (
+  n bigint PRIMARY KEY,
+  hash bytea NOT NULL,
+  form smallint NOT NULL,
+  data bytea NOT NULL
+);
+CREATE INDEX chunk_hash ON holdfast.chunk (hash);
