@@ -20,7 +20,7 @@ from holdfast.proof import keys, merkle
 from holdfast.proof.note import Checkpoint, VerifierKey
 from holdfast.proof.sqlite_source import SCHEMAS, schema_digest, verify_file
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.sqlite import SqliteStore
+from holdfast.stores.sqlite import SqliteStore, file
 from holdfast.stores.sqlite.file import VERSION, create_tables
 from holdfast.stores.sqlite.fsck import check_file
 from holdfast.testing.signed import (
@@ -186,10 +186,15 @@ def test_a_file_of_version_1_is_brought_up_and_signed(tmp_path):
     assert verify_file(path).ok
 
 
-def test_the_schema_that_the_verifier_pins_is_the_stores():
-    connection = apsw.Connection(":memory:")
-    create_tables(connection)
-    assert SCHEMAS[VERSION] == schema_digest(connection)
+def test_the_schemas_that_the_verifier_pins_are_those_of_the_store():
+    """A new version of the format wants a line in SCHEMAS: what this test says it should be."""
+    fresh, grown = apsw.Connection(":memory:"), apsw.Connection(":memory:")
+    create_tables(fresh)
+    assert SCHEMAS.get(VERSION) == schema_digest(fresh)
+    for version in range(1, VERSION + 1):
+        step = Path(file.__file__).parent / "migrations" / f"{version:04}.sql"
+        grown.execute(step.read_text())
+        assert version == 1 or SCHEMAS.get(version) == schema_digest(grown)
 
 
 def test_nobody_writes_a_signed_file_without_the_key(tmp_path):

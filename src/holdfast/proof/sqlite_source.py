@@ -29,7 +29,10 @@ from holdfast.proof.verify import verify
 __all__ = ["SCHEMAS", "SqliteSource", "schema_digest", "verify_file"]
 
 APPLICATION_ID = int.from_bytes(b"hold")
-SCHEMAS = {2: "f4e68fbb136e47c4dfcac06d67d7f3f60c3cb60cd31e60fcbe2d796838513f0a"}
+SCHEMAS = {
+    2: "adf8f1fd1affe00a062c858507de8ff41ab0dbca96d1a661e7a5049ed47ef299",
+    3: "dc3ccb3a8224d28fb39a814443b9f2fa247ded55ce1576debe41634ecd6afa62",
+}
 """Version of the format → digest of the statements that made its tables and indexes."""
 
 TABLES = frozenset({"run", "event", "inbox", "worker", "chunk", "signer", "head", "tile"})
@@ -66,7 +69,7 @@ def schema_digest(connection: apsw.Connection) -> str:
     """Return a digest of our tables and of all that hangs on them."""
     objects = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
     ours = sorted(
-        "\0".join(re.sub(r"\s+", " ", str(part)) for part in row)
+        "\0".join(re.sub(r"\s+", "", str(part)) for part in row)
         for row in objects
         if {str(row[1]).lower(), str(row[2]).lower()} & TABLES
     )
