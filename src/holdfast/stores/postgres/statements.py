@@ -51,6 +51,7 @@ __all__ = [
     "STRAYS",
     "UNREAD",
     "VERSION",
+    "WAIT",
     "WORKERS",
     "write",
 ]
@@ -225,6 +226,7 @@ SELECT n, hash, form, data FROM unnest(%s, %s, %s, %s) AS fresh (n, hash, form, 
 LOAD_CHUNKS = "SELECT n, form, data FROM holdfast.chunk WHERE n = ANY(%s)"
 
 # The order of the log.
+WAIT = "SELECT set_config('lock_timeout', %s, true)"
 SEQUENCING = f"SELECT pg_advisory_xact_lock({_SEQUENCING_KEY})"
 PLACE = """
 WITH noted AS (

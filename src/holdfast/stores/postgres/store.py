@@ -202,8 +202,9 @@ class PostgresStore:
         return await self._ask(self._far, partial(queries.read, run, after, until, limit))
 
     async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
-        place = not self._server.read_only
-        return await self._ask(self._far, partial(queries.read_log, after, limit, place=place))
+        if not self._server.read_only:
+            await self._place()  # if it cannot be done now, the log is as long as it was
+        return await self._ask(self._far, partial(queries.read_log, after, limit))
 
     async def unread(self, run: str, *, after: int = 0) -> list[InboxMessage]:
         return await self._ask(self._far, partial(queries.unread, run, after))
