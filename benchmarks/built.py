@@ -6,6 +6,7 @@ every row is what its events fold to.
 """
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -29,10 +30,14 @@ async def build(path: Path, runs: Iterable[NewRun]) -> None:
     """Create runs in a store file, which is made when it is missing."""
     store = await SqliteStore.open(path)
     waiting = iter(runs)
-    while some := list(itertools.islice(waiting, TOGETHER)):
-        created = await asyncio.gather(*(store.create(run) for run in some))
-        assert all(created), "a run's id was taken"
-    await store.close()
+    gc.disable()  # nothing below makes cycles, and millions of events are looked at for none
+    try:
+        while some := list(itertools.islice(waiting, TOGETHER)):
+            created = await asyncio.gather(*(store.create(run) for run in some))
+            assert all(created), "a run's id was taken"
+    finally:
+        gc.enable()
+        await store.close()
 
 
 def parked_run(run: str, agent: str, arguments: list[Any], at: float, sleep_s: float) -> NewRun:

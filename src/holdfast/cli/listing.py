@@ -58,7 +58,8 @@ async def ls_command(
     more = False
     async with shell.app() as app:
         shown = 0
-        async for row in each_row(app.store, status=wanted, agents=agents):
+        page = min(most + 1, _PAGE) if most else _PAGE  # one more tells whether there are more
+        async for row in each_row(app.store, status=wanted, agents=agents, page=page):
             if most and shown == most:
                 more = True
                 break
@@ -79,12 +80,16 @@ async def ls_command(
 
 
 async def each_row(
-    store: Store, *, status: list[str] | None = None, agents: list[str] | None = None
+    store: Store,
+    *,
+    status: list[str] | None = None,
+    agents: list[str] | None = None,
+    page: int = _PAGE,
 ) -> AsyncIterator[RunRow]:
     """Yield rows, newest first, page by page."""
     after: tuple[int, str] | None = None
     while rows := await store.rows(
-        status=status or (), agents=agents or (), after=after, limit=_PAGE
+        status=status or (), agents=agents or (), after=after, limit=page
     ):
         for row in rows:
             yield row
