@@ -12,7 +12,19 @@ same length, which the answer says. What the runs return is checked.
 from typing import Any
 
 from contestants.job import digest
-from harness import CONTESTANTS, Absent, Contestant, Figure, Place, ask, job_for, known, main, syncs
+from harness import (
+    CONTESTANTS,
+    Absent,
+    Contestant,
+    Figure,
+    Place,
+    ask,
+    job_for,
+    known,
+    main,
+    rounds_of,
+    syncs,
+)
 
 __all__ = ["measure"]
 
@@ -22,6 +34,8 @@ SHARE = {(1, 1000): (1, 300), (200, 20): (50, 20), (2000, 5): (200, 5)}
 """What the slow are given instead."""
 SYNCED = (50, 10)
 ONES = 30
+BUDGET_S = 500
+"""A machine too busy for all rounds within this time gets fewer; the figures say how many."""
 WARM = 5
 """Of the runs of one step, the first are left out: imports on first use."""
 
@@ -34,7 +48,7 @@ def measure(
     works = _works(small=small, quick=quick)
     figures: dict[str, dict[str, dict[str, Figure]]] = {c.name: {} for c in contestants}
     absent: dict[str, str] = {}
-    for _ in range(rounds):
+    for _ in rounds_of(rounds, BUDGET_S):
         for label, work in works:
             for contestant in contestants:
                 if contestant.name in absent:

@@ -40,9 +40,14 @@ LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+BEGAN: list[float] = []
+"""When bodies began."""
+
+
 @hf.step(effect="idempotent")
 async def effect(n: int) -> dict[str, str]:
     """An effect."""
+    BEGAN.append(time.perf_counter())
     return RESULT
 
 
@@ -74,7 +79,7 @@ def measure(
         for name, (where, facts) in LOOKS.items():
             taken[name], taken[f"{name}, CPU"] = _look(path, where, facts, count)
         taken["claim"] = asyncio.run(_claim(path, f"new{number}"))
-        taken["worker start"] = asyncio.run(_worker_start(path))
+        taken["worker start"] = asyncio.run(_worker_start(path, f"first{number}"))
         large = asyncio.run(_append(path, number, small=small))
         empty = asyncio.run(_append(here.new("empty") / "ours.db", number, small=small))
         if number < 0:
@@ -124,16 +129,20 @@ async def _claim(path: Path, run: str) -> float:
         taken_ms = (time.perf_counter() - begun) * 1000
         assert [claim.row.run for claim in claims] == [run]
         await app.store.release("bench")
-        await app.worker().run(until_idle=True)
+        async with app.working():
+            await app.client.result(run)
     return taken_ms
 
 
-async def _worker_start(path: Path) -> float:
-    """Return the ms from a worker's start to its finding that there is nothing to do."""
+async def _worker_start(path: Path, run: str) -> float:
+    """Return the ms from a worker's start to the first body of a run that waited for it."""
     async with hf.App(path, agents=[effects]) as app:
+        await app.client.start(effects, 1, id=run)
+        BEGAN.clear()
         begun = time.perf_counter()
-        await app.worker().run(until_idle=True)
-        return (time.perf_counter() - begun) * 1000
+        async with app.working():
+            await app.client.result(run)
+    return (BEGAN[0] - begun) * 1000
 
 
 async def _append(path: Path, number: int, *, small: bool) -> float:

@@ -39,6 +39,7 @@ __all__ = [
     "machine",
     "main",
     "place",
+    "rounds_of",
     "syncs",
 ]
 
@@ -95,6 +96,16 @@ def known(names: str) -> list[Contestant]:
     """Return the contestants of which one of these words, separated by commas, is a part."""
     words = [word.strip().lower() for word in names.split(",")]
     return [c for c in CONTESTANTS if any(word in c.name.lower() for word in words)]
+
+
+def rounds_of(count: int, budget_s: float) -> Iterator[int]:
+    """Yield the numbers of rounds, of ``count`` those that the budget has room for."""
+    begun = time.monotonic()
+    for number in range(count):
+        passed = time.monotonic() - begun
+        if number and passed * (number + 1) / number > budget_s:
+            return
+        yield number
 
 
 @dataclass

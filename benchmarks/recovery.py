@@ -11,11 +11,13 @@ take seconds to record).
 
 from typing import Any
 
-from harness import CONTESTANTS, Absent, Figure, Place, ask, job_for, known, main
+from harness import CONTESTANTS, Absent, Figure, Place, ask, job_for, known, main, rounds_of
 
 __all__ = ["measure"]
 
 STEPS, MANY, SMALL = 2_000, 50_000, 20
+BUDGET_S = 150
+"""What the rounds may take, the recording aside."""
 RESULTS_MB_A_STEP = 500 / 1e6
 """What the results themselves take."""
 
@@ -40,7 +42,7 @@ def measure(
             except (Absent, RuntimeError) as error:
                 absent[contestant.name] = str(error)
     found: dict[tuple[str, int], dict[str, Figure]] = {}
-    for _ in range(rounds):
+    for _ in rounds_of(rounds, BUDGET_S):
         for key, (contestant, job) in jobs.items():
             try:
                 answer = ask(contestant, job)

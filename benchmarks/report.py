@@ -127,6 +127,8 @@ def _scale(answers: dict[str, Any]) -> Iterator[Goal]:
     figure = _get(parked, "100000", "worker start")
     yield _row(6, "a worker starts on 100,000", figure, "parked.py", most=1, digits=2)
     finished = answers.get("finished")
+    figure = _get(finished, "worker start")
+    yield _row(6, "a worker starts on 1,000,000 finished, ms", figure, "finished.py", most=1_000)
     for name in ("ls", "show", "show, by a beginning", "why", "claim"):
         yield _row(7, f"{name} at 1,000,000", _get(finished, name), "finished.py", most=20)
     ratio = _get(finished, "append / empty")
@@ -254,8 +256,13 @@ def _rest(answers: dict[str, Any]) -> Iterator[str]:
         yield (
             f"A store of {finished['runs']:,} finished runs takes {finished['bytes'] / 1e9:.2f} GB"
             f" and was built in {finished['built in s']:.0f} s. `ls --json`, ms with the process's"
-            f" start: {lines}. A worker finds that it has nothing to do in"
-            f" {_spread(finished['worker start'], 1)} ms."
+            f" start: {lines}. CPU of the looks, ms: "
+            + ", ".join(
+                f"{name.removesuffix(', CPU')} {_spread(figure, 1)}"
+                for name, figure in finished.items()
+                if name.endswith(", CPU")
+            )
+            + "."
         )
 
 

@@ -18,7 +18,6 @@ CREATE TABLE IF NOT EXISTS floor_event (
   pos bigserial PRIMARY KEY, run integer, seq integer, leaf bytea, salt bytea, payload bytea,
   UNIQUE (run, seq))"""
 INSERT = "INSERT INTO floor_event (run, seq, leaf, salt, payload) VALUES (%s, %s, %s, %s, %s)"
-SIZE = "SELECT pg_total_relation_size('floor_event')"
 
 
 class Writer:
@@ -85,8 +84,6 @@ async def _main(job: Job) -> None:
             meter = Meter(job, others=(job.server_pid,) if job.server_pid else ())
             runs = (_run(writer, run, job, meter.step_times) for run in range(job.runs))
             answer = meter.stop(await asyncio.gather(*runs))
-            ((size,),) = await (await connection.execute(SIZE)).fetchall()
-            answer["bytes"] = size
         if job.work == "record":
             stop_here({"steps": job.steps})
         await writer.close()

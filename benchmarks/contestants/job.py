@@ -106,8 +106,10 @@ class Meter:
     """Where a contestant notes when each step's body began, for one run at a time."""
     begun: float = 0.0
     _cpu: float = 0.0
+    _bytes: int = 0
 
     def __post_init__(self) -> None:
+        self._bytes = _in_database(self.job) if self.job.postgres else 0
         self._cpu = self._all_cpu_s()
         self.begun = time.perf_counter()
 
@@ -117,6 +119,8 @@ class Meter:
         facts: dict[str, Any] = {"seconds": seconds, "cpu_s": self._all_cpu_s() - self._cpu}
         if self.path is not None:
             facts["bytes"] = on_disk(self.path)
+        elif self.job.postgres:
+            facts["bytes"] = _in_database(self.job) - self._bytes
         gaps = [b - a for a, b in itertools.pairwise(self.step_times)]
         if gaps:
             facts["p50_ms"] = percentile(gaps, 50) * 1000
@@ -132,6 +136,15 @@ def on_disk(path: Path) -> int:
     """Return the bytes of a file with what SQLite keeps beside it, or of a directory."""
     files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*")
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _in_database(job: Job) -> int:
+    """Return the bytes of a PostgreSQL database."""
+    import psycopg  # noqa: PLC0415 - only those who use it have it
+
+    with psycopg.connect(job.postgres, autocommit=True) as connection:
+        query = "SELECT pg_database_size(current_database())"
+        return int(connection.execute(query).fetchall()[0][0])
 
 
 def percentile(values: Iterable[float], percent: int) -> float:

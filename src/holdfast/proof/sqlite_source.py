@@ -32,6 +32,7 @@ APPLICATION_ID = int.from_bytes(b"hold")
 SCHEMAS = {
     2: "adf8f1fd1affe00a062c858507de8ff41ab0dbca96d1a661e7a5049ed47ef299",
     3: "dc3ccb3a8224d28fb39a814443b9f2fa247ded55ce1576debe41634ecd6afa62",
+    4: "b1765914bb36bc0d6df31b58dd0893f3e7695e2533067a9ad05a80a1c561ba2e",
 }
 """Version of the format → digest of the statements that made its tables and indexes."""
 

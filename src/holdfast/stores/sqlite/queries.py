@@ -25,6 +25,7 @@ from holdfast.stores.sqlite.presence import Presence
 __all__ = ["Queries", "next_prefix", "rows_statement"]
 
 _ALL = 2**62
+_STUCK = frozenset({"diverged", "in_doubt"})
 
 
 class Queries:
@@ -177,6 +178,8 @@ def rows_statement(
         if wanted:
             conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
             values += wanted
+    if status and _STUCK.issuperset(status):
+        conditions.append(sql.STUCK)  # in letters: SQLite uses a partial index for nothing else
     if after:
         conditions.append("(created_at, id) < (?, ?)")
         values += after

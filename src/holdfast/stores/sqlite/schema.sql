@@ -1,4 +1,4 @@
--- The tables of a store file, as version 3 of the format has them; PRAGMA user_version says which
+-- The tables of a store file, as version 4 of the format has them; PRAGMA user_version says which
 -- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
@@ -18,7 +18,8 @@
 -- it or while it cannot; a run whose `wake_at` is due is ready too, which is a matter of what time
 -- it is and so stands nowhere.
 --
--- Advancing a run that is held and does not sleep changes no column of any index.
+-- Advancing a run that is held and does not sleep sets no column of any index. The one index that goes
+-- by status has the few runs that wait for a person.
 CREATE TABLE run (
   n INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE,
@@ -45,6 +46,7 @@ CREATE INDEX run_created ON run (created_at, id);
 CREATE INDEX run_ready ON run (agent, ready_at) WHERE ready_at IS NOT NULL;
 CREATE INDEX run_wake ON run (agent, wake_at) WHERE wake_at > 0;
 CREATE INDEX run_held ON run (worker) WHERE worker IS NOT NULL;
+CREATE INDEX run_stuck ON run (created_at, id) WHERE status IN ('diverged', 'in_doubt');
 
 -- event: the log. `pos` is the position: one writer at a time takes the next, so whoever sees a
 -- position has seen all that came before it. `leaf` is the event's exact bytes; `salt` and

@@ -49,6 +49,7 @@ __all__ = [
     "STANDING",
     "STANDING_BELOW",
     "STRAYS",
+    "STUCK",
     "TAIL",
     "TAKE",
     "TAKE_KNOWN",
@@ -69,6 +70,7 @@ _SHARED = {
           SELECT min(at) FROM inbox
           WHERE inbox.run = run.id AND inbox.n > run.seen AND inbox.taken IS NULL) END""",
     "@GOING": "('pending', 'running')",
+    "@STUCK": "('diverged', 'in_doubt')",  # to the letter what the index run_stuck says
     "@OVER": f"({', '.join(repr(status) for status in sorted(ENDED))})",
 }
 
@@ -144,9 +146,10 @@ LEASE = _sql("""
 UPDATE run SET worker = ?, epoch = epoch + 1, ready_at = NULL WHERE n = ?
 RETURNING epoch, @FIELDS""")
 
-# Reads. ROWS gets its conditions where it is used.
+# Reads. ROWS gets its conditions where it is used, STUCK among them.
 ROW = _sql("SELECT @FIELDS FROM run WHERE id = ?")
 ROWS = _sql("SELECT @FIELDS FROM run WHERE @CONDITIONS ORDER BY created_at DESC, id DESC LIMIT ?")
+STUCK = _sql("status IN @STUCK")
 HELD = _sql("SELECT epoch, @FIELDS FROM run WHERE worker = ? ORDER BY id")
 EVENTS = """
 SELECT leaf, salt, form, payload FROM event

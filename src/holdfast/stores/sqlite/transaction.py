@@ -19,7 +19,7 @@ __all__ = ["OBJECTS", "user_transaction"]
 
 OBJECTS = frozenset(
     {
-        *("run", "run_created", "run_ready", "run_wake", "run_held"),
+        *("run", "run_created", "run_ready", "run_wake", "run_held", "run_stuck"),
         *("event", "event_seq"),
         *("inbox", "inbox_id", "inbox_unread"),
         *("worker", "chunk"),
