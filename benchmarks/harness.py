@@ -243,8 +243,6 @@ def ask(
         process.wait()
     lines = [line for line in said.splitlines() if line.startswith("{")]
     if not lines:
-        if "this version knows" in trouble:  # what holdfast says of a store it does not have
-            raise Absent("this version of holdfast has no such store")
         last = trouble.strip().splitlines()[-1:] or ["nothing"]
         raise RuntimeError(f"{contestant.name}: said {last[0]!r} to {facts}")
     return {**json.loads(lines[-1]), "took_s": time.time() - began, "began": began}

@@ -209,7 +209,7 @@ def _contestants(answers: dict[str, Any]) -> Iterator[str]:
     rows = []
     for name, slots in facts.items():
         cells = [_spread(_get(slots, shape, "rate")) for shape in shapes]
-        cells.append(_spread(_get(slots, "one", "start to result"), 1))
+        cells.append(_spread(_get(slots, "1 x 1000", "start to result"), 1))
         seconds = [
             _spread(_get(recovered, name, steps, "seconds"), 2)
             for steps in (_get(recovered, name) or {})
@@ -217,8 +217,14 @@ def _contestants(answers: dict[str, Any]) -> Iterator[str]:
         ]
         rows.append([name, *cells, *(seconds[:1] or ["-"])])
     if rows:
-        heads = ["steps/s, median (spread)", *(s.replace("x", "x") for s in shapes)]
+        heads = ["steps/s, median (spread)", *shapes]
         yield _table([*heads, "one step, ms", "recovery, s"], rows)
+    rows = []
+    for pair, slots in (_get(answers.get("canonical"), "ratios") or {}).items():
+        if slots:
+            rows.append([pair, *(_spread(slots.get(shape), 2) for shape in shapes[:3])])
+    if rows:
+        yield _table(["ratio, median (spread)", *shapes[:3]], rows)
     rows = []
     for name, slots in facts.items():
         synced = {key: slot["syncs"] for key, slot in slots.items() if key.startswith("syncs")}

@@ -122,17 +122,13 @@ async def _main(job: Job, kind: type[Thread] | type[Inline]) -> None:
         read = connection.execute(query).fetchall()
         stop_here({"steps": len(read) // 2})
     writer = kind(connection)
-    if job.work == "one":
-        taken = []
-        for run in range(job.runs):
-            begun = time.perf_counter()
-            await _run(writer, run, Job("steps", steps=1), [])
-            taken.append((time.perf_counter() - begun) * 1000)
-        answer = {"ms": taken}
-    else:
-        meter = Meter(job, path=path)
-        runs = (_run(writer, run, job, meter.step_times) for run in range(job.runs))
-        answer = meter.stop(await asyncio.gather(*runs))
+    meter = Meter(job, path=path)
+    runs = (_run(writer, run, job, meter.step_times) for run in range(job.runs))
+    answer = meter.stop(await asyncio.gather(*runs))
+    for run in range(job.runs, job.runs + job.ones):
+        begun = time.perf_counter()
+        await _run(writer, run, Job("steps", steps=1), [])
+        answer.setdefault("ms", []).append((time.perf_counter() - begun) * 1000)
     if job.work == "record":
         stop_here({"steps": job.steps})
     writer.close()

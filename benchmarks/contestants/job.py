@@ -4,10 +4,10 @@ A contestant is a script that runs in a process of its own, in whichever environ
 needs, so this module imports nothing but the standard library. It is called with one argument, a
 job in JSON, and prints one line of JSON.
 
-Work there is: ``steps`` (make runs x steps), ``one`` (start to result of a one-step run, one after
-the other), ``record`` (record steps of one run, then be killed in the middle of the next) and
-``recover`` (carry that run on, up to the body of the next step, then be killed again, so that the
-next round finds the same).
+Work there is: ``steps`` (make runs x steps, then time some runs of one step from start to result),
+``record`` (record steps of one run, then be killed in the middle of the next) and ``recover``
+(carry that run on, up to the body of the next step, then be killed again, so that the next round
+finds the same).
 """
 
 import hashlib
@@ -34,9 +34,10 @@ class Job:
     """What a contestant is to do.
 
     Attributes:
-        work: ``steps``, ``one``, ``record`` or ``recover``.
+        work: ``steps``, ``record`` or ``recover``.
         runs: How many runs, started together.
         steps: Steps of each run, one after the other.
+        ones: How many runs of one step to time after that, one after the other.
         directory: Where files go.
         postgres: A connection string, empty for none.
         server_pid: The process whose children serve PostgreSQL, 0 for none.
@@ -47,6 +48,7 @@ class Job:
     work: str
     runs: int = 1
     steps: int = 1
+    ones: int = 0
     directory: Path = Path()
     postgres: str = ""
     server_pid: int = 0
