@@ -23,7 +23,7 @@ from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
 from holdfast.signed import Notary, Signer
 
-__all__ = ["App", "SyncClient", "connect", "open_store", "run"]
+__all__ = ["App", "SyncClient", "connect", "migrate_store", "open_store", "run"]
 
 DEFAULT_STORE = "holdfast.db"
 
@@ -42,7 +42,7 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
         from holdfast.stores.memory import MemoryStore  # noqa: PLC0415 - only if wanted
 
         return MemoryStore()
-    if scheme in ("postgresql", "postgres") and rest.startswith("//"):
+    if _is_postgres(url):
         from holdfast.stores.postgres import PostgresStore  # noqa: PLC0415 - only if wanted
 
         return await PostgresStore.open(url, create=create, read_only=read_only)
@@ -60,6 +60,31 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
         return keys.notaries(keys.key_file(path))(signer)
 
     return await SqliteStore.open(path, create=create, read_only=read_only, notaries=notary)
+
+
+async def migrate_store(url: str) -> tuple[int, int]:
+    """Bring a store up to this release's version.
+
+    Returns the version found, 0 for none, and the one that it has now.
+
+    Raises:
+        UsageError: no store goes by such a URL.
+        StoreRefused: it is of a newer version, or not one of ours.
+        StoreUnavailable: it cannot be reached or written now.
+    """
+    if _is_postgres(url):
+        from holdfast.stores.postgres import PostgresStore  # noqa: PLC0415 - only if wanted
+
+        return await PostgresStore.migrate(url)
+    from holdfast.stores.sqlite.file import VERSION  # noqa: PLC0415 - only if wanted
+
+    store = await open_store(url, create=False)  # which brings a file up to date
+    await store.close()
+    return VERSION, VERSION
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith(("postgresql://", "postgres://"))
 
 
 class App:

@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "witness": ("witness:witness_command", "Cosign the checkpoints of logs that carry on."),
     "verify": ("verify:verify_command", "Tell whether the log is the one that was signed."),
+    "migrate": ("migrate:migrate_command", "Bring a store up to this release's version."),
     "demo": ("demo.command:demo", "Watch a support desk survive being killed, again and again."),
     "version": ("version:version_command", "Print the version of holdfast and its parts."),
 }

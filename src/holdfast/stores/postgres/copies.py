@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import RunRow
-from holdfast.errors import Conflict, StoreError
+from holdfast.errors import Conflict, HoldfastError
 from holdfast.ports import INCOMING, Letter, Part, Standing
 from holdfast.stores.postgres import queries
 from holdfast.stores.postgres import statements as sql
@@ -69,7 +69,7 @@ async def snapshot(server: Server, lease_now: int | None) -> AsyncIterator[Postg
     """Hold on to a store as it is."""
     try:
         connection = await server.connect()
-    except (NotSent, StoreError) as error:
+    except (NotSent, HoldfastError) as error:
         raise meaning(error, server.url) from error
     try:
         found = PostgresSnapshot(connection, server.url)

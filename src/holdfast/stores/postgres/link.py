@@ -25,7 +25,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection, conninfo, pq
 from psycopg.errors import Diagnostic
 
-from holdfast.errors import StoreError, StoreRefused, StoreUnavailable, UsageError
+from holdfast.errors import HoldfastError, StoreRefused, StoreUnavailable, UsageError
 from holdfast.stores.postgres.values import adapt_values
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 CONNECT_S = 5
 OPERATION_S = 30.0
 """Longer than this no answer of the server's is waited for."""
@@ -120,11 +121,10 @@ class Server:
         """
         try:
             given = conninfo.conninfo_to_dict(url)
-        except psycopg.Error as error:
-            raise UsageError(
-                f"store {hide(url)!r}: {str(error).strip()}"
-                " Hint: postgresql://USER@HOST:PORT/DATABASE"
-            ) from None
+            for port in str(given.get("port") or 0).split(","):
+                int(port or 0)
+        except (psycopg.Error, ValueError) as error:
+            raise UsageError(f"store {hide(url)!r}: {str(error).strip()}. Hint: {_FORM}") from None
         settings = dict(_SETTINGS)
         if read_only:
             settings["default_transaction_read_only"] = "on"
@@ -275,10 +275,10 @@ def judge(error: psycopg.Error, url: str) -> Exception:
     return error
 
 
-def meaning(error: Exception, url: str) -> StoreError:
+def meaning(error: Exception, url: str) -> HoldfastError:
     """Return what those who asked are told."""
     match error:
-        case StoreError():
+        case HoldfastError():
             return error
         case Unknown():
             return StoreUnavailable(

@@ -13,7 +13,7 @@ from contextlib import suppress
 import psycopg
 from psycopg import AsyncConnection
 
-from holdfast.errors import StoreError
+from holdfast.errors import HoldfastError
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import drive, single
 from holdfast.stores.postgres.link import Link, NotSent, Server, Unknown, Withdrawn, backoff_s
@@ -84,9 +84,7 @@ class News:
         self._deafen()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._listening is not None:
-            with suppress(psycopg.Error):
-                await self._listening.close()
+        await _hang_up(self._listening)
 
     def _tell_here(self, *, ready: bool) -> None:
         for kind in (False, True)[: 1 + ready]:
@@ -100,7 +98,7 @@ class News:
         self._spawn(self._send(word))
 
     async def _send(self, word: str) -> None:
-        with suppress(NotSent, Withdrawn, Unknown, StoreError, psycopg.Error):  # a hint
+        with suppress(NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error):  # a hint
             await self._link.run(lambda c: drive(c, single(sql.NEWS, word)))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -113,10 +111,12 @@ class News:
         attempt = 0
         while not self._closed:
             attempt += 1
+            connection = None
             try:
                 connection = await self._server.connect()
                 await connection.execute("LISTEN holdfast")
-            except (NotSent, StoreError, psycopg.Error):
+            except (NotSent, HoldfastError, psycopg.Error):
+                await _hang_up(connection)
                 await asyncio.sleep(backoff_s(attempt))
                 continue
             self._listening = connection
@@ -136,10 +136,17 @@ class News:
                     self._tell_here(ready=word == "ready")
         except psycopg.Error:
             self._deafen()
-            self._listening = None
+            lost, self._listening = self._listening, None
+            self._spawn(_hang_up(lost))
             self._spawn(self._listen())
 
     def _deafen(self) -> None:
         if self._listening is not None:
             with suppress(psycopg.Error):
                 asyncio.get_running_loop().remove_reader(self._listening.pgconn.socket)
+
+
+async def _hang_up(connection: AsyncConnection | None) -> None:
+    if connection is not None:
+        with suppress(psycopg.Error):
+            await connection.close()

@@ -35,7 +35,7 @@ async def prepare(
         StoreRefused: it cannot.
     """
     check_server(connection.info.server_version, url)
-    await _check_encoding(connection, url)
+    _check_encoding(connection, url)
     version = await _version(connection, url)
     if version is None:
         if read_only or not create:
@@ -117,7 +117,10 @@ def check_version(version: int, url: str, *, migrating: bool = False) -> None:
 
 async def _version(connection: AsyncConnection, url: str) -> int | None:
     """Return the version of our schema, None when there is no schema of that name."""
-    exists = await _one(connection, "SELECT to_regnamespace('holdfast') IS NOT NULL")
+    # By a query: the names that a server has cached may be older than the lock it waited for.
+    exists = await _one(
+        connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'holdfast')"
+    )
     if not exists:
         return None
     if not await _one(connection, "SELECT has_schema_privilege('holdfast', 'USAGE')"):
@@ -165,8 +168,8 @@ async def _create(connection: AsyncConnection, url: str) -> None:
         raise judge(error, url) from error
 
 
-async def _check_encoding(connection: AsyncConnection, url: str) -> None:
-    encoding = await _one(connection, "SHOW server_encoding")
+def _check_encoding(connection: AsyncConnection, url: str) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise StoreRefused(
             f"store {url}: the database is in {encoding}, expected UTF8."

@@ -21,7 +21,7 @@ import psycopg
 
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
-from holdfast.errors import StoreError, StoreUnavailable, UsageError
+from holdfast.errors import HoldfastError, StoreUnavailable, UsageError
 from holdfast.ports import (
     Append,
     Claim,
@@ -47,7 +47,7 @@ from holdfast.stores.postgres.link import (
 )
 from holdfast.stores.postgres.news import News
 from holdfast.stores.postgres.payloads import Fresh
-from holdfast.stores.postgres.schema import prepare
+from holdfast.stores.postgres.schema import migrate, prepare
 from holdfast.stores.postgres.transaction import Transactor
 from holdfast.stores.postgres.writer import Writer
 from holdfast.stores.unsigned import UnsignedLog
@@ -119,10 +119,28 @@ class PostgresStore:
         )
         try:
             await store._near.run(looking)
-        except (NotSent, Withdrawn, Unknown, StoreError, psycopg.Error) as error:
+        except (NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error) as error:
             await store.close()
             raise meaning(error, server.url) from error
         return store
+
+    @classmethod
+    async def migrate(cls, url: str) -> tuple[int, int]:
+        """Bring the schema up to today's version, or make it.
+
+        Returns the version found, 0 for none, and today's.
+
+        Raises:
+            UsageError, StoreRefused, StoreUnavailable: as ``open`` does.
+        """
+        server = Server(url)
+        link = Link(server)
+        try:
+            return await link.run(partial(migrate, url=server.url))
+        except (NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error) as error:
+            raise meaning(error, server.url) from error
+        finally:
+            await link.close()
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         return await self._writing().create(Birth(new, deliver))
@@ -339,5 +357,5 @@ class PostgresStore:
 
     async def _place(self) -> None:
         """Give positions to what was written; whoever reads the log does it too."""
-        with suppress(NotSent, Withdrawn, Unknown, StoreError, psycopg.Error):
+        with suppress(NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error):
             await self._far.run(lambda c: drive(c, queries.place()))

@@ -21,7 +21,7 @@ import psycopg
 from psycopg import Connection, pq
 from psycopg.errors import Diagnostic
 
-from holdfast.errors import StoreError, UsageError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.ports import Append, Transaction
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.batch import Batch, Chain, check_place, fault
@@ -133,7 +133,7 @@ class Transactor:
             self._generation = self._server.generation
             try:
                 self._connection = self._server.connect_sync()
-            except (NotSent, StoreError) as error:
+            except (NotSent, HoldfastError) as error:
                 raise meaning(error, self._server.url) from error
         return self._connection
 

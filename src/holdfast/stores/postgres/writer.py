@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 
 from holdfast.core.events import Event
-from holdfast.errors import StoreError, StoreUnavailable
+from holdfast.errors import HoldfastError, StoreError, StoreUnavailable
 from holdfast.ports import Append
 from holdfast.stores.postgres.batch import Batch, Birth, Chain, Post, Write, fault
 from holdfast.stores.postgres.flow import drive
@@ -266,7 +266,7 @@ class Writer:
                     told = Unknown(str(error)) if doubtful else error
                     return [meaning(told, self._server.url)] * len(writes)
                 await asyncio.sleep(backoff_s(attempt))
-            except StoreError as error:
+            except HoldfastError as error:
                 return [error] * len(writes)
             except (psycopg.Error, UnicodeEncodeError) as error:
                 if len(writes) == 1:
