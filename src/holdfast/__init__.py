@@ -60,7 +60,9 @@ if TYPE_CHECKING:
         StoreError,
         StoreRefused,
         StoreUnavailable,
+        SubjectErased,
         UsageError,
+        VaultMissing,
     )
     from holdfast.integrations.http import async_http_client, http_client
     from holdfast.runtime.secrets import Secret
@@ -106,7 +108,9 @@ _HOMES = {
         "StoreError",
         "StoreRefused",
         "StoreUnavailable",
+        "SubjectErased",
         "UsageError",
+        "VaultMissing",
     ],
     "holdfast.integrations.http": ["async_http_client", "http_client"],
     "holdfast.runtime.secrets": ["Secret"],
@@ -139,8 +143,10 @@ __all__ = [
     "StoreError",
     "StoreRefused",
     "StoreUnavailable",
+    "SubjectErased",
     "SyncClient",
     "UsageError",
+    "VaultMissing",
     "Worker",
     "WorkerSettings",
     "__version__",

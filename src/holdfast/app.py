@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,10 +23,13 @@ from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
 from holdfast.signed import Notary, Signer
+from holdfast.stores.vault import Vault
+from holdfast.stores.vaulted import VaultedStore
 
 __all__ = ["App", "SyncClient", "connect", "migrate_store", "open_store", "run"]
 
 DEFAULT_STORE = "holdfast.db"
+UNSET = "(HOLDFAST_VAULT is not set)"
 
 
 async def open_store(url: str, *, create: bool = True, read_only: bool = False) -> Store:
@@ -41,11 +45,11 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
     if url == "memory:":
         from holdfast.stores.memory import MemoryStore  # noqa: PLC0415 - only if wanted
 
-        return MemoryStore()
+        return vaulted(MemoryStore())
     if _is_postgres(url):
         from holdfast.stores.postgres import PostgresStore  # noqa: PLC0415 - only if wanted
 
-        return await PostgresStore.open(url, create=create, read_only=read_only)
+        return vaulted(await PostgresStore.open(url, create=create, read_only=read_only))
     if colon and scheme not in ("sqlite", "file") and len(scheme) > 1 and rest.startswith("//"):
         raise UsageError(
             f"store {url!r}: expected a path, sqlite:///PATH, postgresql://… or memory:"
@@ -59,7 +63,38 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
 
         return keys.notaries(keys.key_file(path))(signer)
 
-    return await SqliteStore.open(path, create=create, read_only=read_only, notaries=notary)
+    return vaulted(
+        await SqliteStore.open(path, create=create, read_only=read_only, notaries=notary)
+    )
+
+
+_VAULTS: "weakref.WeakKeyDictionary[Store, Vault]" = weakref.WeakKeyDictionary()
+"""Of the stores in memory, whose vaults last as long."""
+
+
+def vaulted(store: Store) -> VaultedStore:
+    """Return a store that encrypts the payloads of subjects.
+
+    The key of their keys is in the file that HOLDFAST_VAULT names, else beside the store's.
+    """
+    if isinstance(store, VaultedStore):
+        return store
+    scheme, _, path = store.url.partition("://")
+    if store.url == "memory:":
+        return VaultedStore(store, _VAULTS.setdefault(store, Vault(None)))
+    return VaultedStore(store, Vault(vault_file(Path(path) if scheme == "sqlite" else None)))
+
+
+def vault_file(store: Path | None) -> Path:
+    """Return where the vault of a store is, or would be: where HOLDFAST_VAULT says, else beside it.
+
+    Args:
+        store: The store's file, None if it is none.
+    """
+    named = os.environ.get("HOLDFAST_VAULT")
+    if named:
+        return Path(named)
+    return store.with_name(f"{store.name}.vault") if store else Path(UNSET)
 
 
 async def migrate_store(url: str) -> tuple[int, int]:
@@ -136,7 +171,7 @@ class App:
         if isinstance(self._where, str | os.PathLike):
             self._store = await open_store(os.fspath(self._where))
         else:
-            self._store = self._where
+            self._store = vaulted(self._where)
         return self
 
     async def __aexit__(
@@ -187,7 +222,14 @@ class App:
         """Carry on runs for the length of an ``async with`` block."""
         return Working(self.worker())
 
-    async def run(self, agent: Callable[..., Any], *args: Any, id: str = "", **kwargs: Any) -> Any:  # noqa: A002 - the word users know
+    async def run(
+        self,
+        agent: Callable[..., Any],
+        *args: Any,
+        id: str = "",  # noqa: A002 - the word users know
+        subject: str = "",
+        **kwargs: Any,
+    ) -> Any:
         """Start a run, or attach to it, advance it to its end and return its result.
 
         Raises:
@@ -195,7 +237,7 @@ class App:
             RunParked: it waits for a person, a message or a time.
         """
         client = self.client
-        run = await client.start(agent, *args, id=id, **kwargs)
+        run = await client.start(agent, *args, id=id, subject=subject, **kwargs)
         await self.advance(run)
         row = await client.row(run)
         if row.status in ENDED:
@@ -323,6 +365,7 @@ def run(
     agent: Callable[..., Any],
     *args: Any,
     id: str = "",  # noqa: A002 - the word users know
+    subject: str = "",
     store: str | os.PathLike[str] | Store = DEFAULT_STORE,
     **kwargs: Any,
 ) -> Any:
@@ -334,6 +377,7 @@ def run(
         agent: The agent.
         args: Its input.
         id: The run's id; drawn at random if empty.
+        subject: The pseudonymous id of the person that the run is about, as for ``Client.start``.
         store: A URL, a path or a store.
         kwargs: Its input by name.
 
@@ -344,7 +388,7 @@ def run(
 
     async def main() -> Any:
         async with App(store, agents=[agent]) as app:
-            return await app.run(agent, *args, id=id, **kwargs)
+            return await app.run(agent, *args, id=id, subject=subject, **kwargs)
 
     return run_async(main())
 

@@ -17,6 +17,7 @@ from holdfast.core.events import Cause, Event
 from holdfast.core.limits import (
     MESSAGE_ID_CHARS_MAX,
     RUN_ID_CHARS_MAX,
+    SUBJECT_CHARS_MAX,
     TOPIC_CHARS_MAX,
     check_name,
 )
@@ -29,10 +30,13 @@ from holdfast.errors import (
     RunParked,
     RunUnknown,
     RunWasCancelled,
+    SubjectErased,
     UsageError,
+    VaultMissing,
 )
 from holdfast.ports import Clock, Entropy, Message, Store
-from holdfast.runtime.births import new_run
+from holdfast.runtime.births import ERASED_RUNS, erasure_run, new_run
+from holdfast.subjects import Erasure
 
 __all__ = ["Client", "Retracted", "failure_of", "result_value"]
 
@@ -113,6 +117,7 @@ class Client:
         agent: Callable[..., Any] | str,
         *args: Any,
         id: str = "",  # noqa: A002 - the word users know
+        subject: str = "",
         **kwargs: Any,
     ) -> str:
         """Start a run, unless the id is taken by an earlier start of the agent; return its id.
@@ -121,11 +126,15 @@ class Client:
             agent: The agent, or its name.
             args: Its input (not its state).
             id: The run's id; drawn at random if empty.
+            subject: The pseudonymous id of the person that the run is about, if any: its payloads
+                are encrypted under a key that ``holdfast erase`` destroys.
             kwargs: Its input by name.
 
         Raises:
             CodecError: the input does not fit the agent.
-            RunConflict: the id belongs to a run of another agent.
+            RunConflict: the id belongs to a run of another agent or subject.
+            SubjectErased: nothing may be recorded under this subject any more.
+            VaultMissing: the key that wraps the subjects' keys is not at hand.
         """
         spec = self._spec(agent)
         payload = (
@@ -133,23 +142,31 @@ class Client:
             if spec.has_state and not args and not kwargs
             else spec.encode_input(args, kwargs)
         )
-        return await self.start_encoded(spec, payload, run=id)
+        return await self.start_encoded(spec, payload, run=id, subject=subject)
 
-    async def start_encoded(self, spec: AgentSpec, payload: bytes, *, run: str = "") -> str:
+    async def start_encoded(
+        self, spec: AgentSpec, payload: bytes, *, run: str = "", subject: str = ""
+    ) -> str:
         """Start a run with an input in JSON; as ``start``."""
         if not spec.has_state:
             spec.decode_input(payload)
         payload = self._clean(payload)
         run = run or self._entropy.bytes(8).hex()
         check_name("run id", run, RUN_ID_CHARS_MAX)
-        new = new_run(run, spec.uri, payload, now=self._clock.now(), entropy=self._entropy)
+        check_name("subject", subject, SUBJECT_CHARS_MAX, empty=True)
+        new = new_run(
+            run, spec.uri, payload, now=self._clock.now(), entropy=self._entropy, sub=subject
+        )
         first: list[Message] = []
         if spec.has_state and payload != b"null":
-            first = [Message(run, f"{run}/first", "", payload, self._clock.now())]
+            now = self._clock.now()
+            first = [Message(run, f"{run}/first", "", payload, now, sub=subject)]
         if not await self._store.create(new, first):
             row = await self.row(run)
             if row.agent != spec.uri:
                 raise RunConflict(f"run {run!r} belongs to {row.agent}, not to {spec.uri}")
+            if subject and await self._subject(run) != subject:
+                raise RunConflict(f"run {run!r} is not on behalf of subject {subject!r}")
         return run
 
     async def message(
@@ -231,6 +248,26 @@ class Client:
                 f"run {run!r} is {row.status}, not diverged: there is nothing to accept"
             )
         await self._tell(run, "$accept", json_bytes({"by": by}), "")
+
+    async def erase(self, subject: str, *, basis: str, by: str) -> Erasure:
+        """Destroy a subject's key and payloads; the log tells so and stays verifiable.
+
+        Args:
+            subject: The pseudonymous id that the runs were started with.
+            basis: On what grounds, such as ``GDPR Art. 17, request 4711``; recorded for ever, so
+                nothing personal.
+            by: Who approved; recorded too.
+
+        Raises:
+            UsageError: there is no such subject, or a run that needs its payloads is alive.
+            SubjectErased: it was erased before.
+        """
+        check_name("subject", subject, SUBJECT_CHARS_MAX)
+        if not basis.strip():
+            raise UsageError("an erasure needs a basis: say on what grounds")
+        said = self._clean(json_bytes({"basis": basis, "by": by}))
+        told = erasure_run(subject, said, now=self._clock.now(), entropy=self._entropy)
+        return await self._store.erase(subject, told)
 
     async def row(self, run: str) -> RunRow:
         """Return a run's row.
@@ -364,9 +401,13 @@ class Client:
             if topic == CANCEL_TOPIC or await self._has_seen(run, message_id):
                 return message_id
             raise UsageError(f"run {run!r} has {row.status}; it takes no more messages")
-        message = Message(run, message_id, topic, self._clean(payload), self._clock.now())
+        sub, now = await self._subject(run), self._clock.now()
+        message = Message(run, message_id, topic, self._clean(payload), now, sub=sub)
         await self._store.deliver([message])
         return message_id
+
+    async def _subject(self, run: str) -> str:
+        return (await self._store.read(run, until=1))[0].sub
 
     async def _has_seen(self, run: str, message_id: str) -> bool:
         """Tell whether a message of this id reached the run before it ended."""
@@ -394,7 +435,19 @@ def result_value(event: Event, spec: AgentSpec | None) -> Any:
 
     Raises:
         RunFailed, RunWasCancelled: nothing but an error did.
+        SubjectErased, VaultMissing: it is not there any more, or not to be read here.
     """
+    if event.sealed:
+        raise VaultMissing(
+            f"run {event.run!r}: what came of it is sealed, and the vault with the key of subject"
+            f" {event.sub!r} is not at hand. Hint: HOLDFAST_VAULT"
+        )
+    if event.payload is None and event.committed:
+        raise SubjectErased(
+            f"run {event.run!r}: what came of it was erased with subject {event.sub!r}"
+            f" (run {ERASED_RUNS}{event.sub})",
+            subject=event.sub,
+        )
     payload = event.payload or b"null"
     match event.body:
         case ev.RunSucceeded():

@@ -19,12 +19,14 @@
     ├── Diverged                      the code asks for something else than the log holds
     ├── AgentUnknown                  the log names an agent that no loaded module declares
     ├── RunUnknown                    no run, or several, by that id or prefix
-    ├── RunConflict                   an id that is taken by a run of another agent
+    ├── RunConflict                   an id that is taken by a run of another agent or subject
     ├── ProofRefused                  a key, note, checkpoint or proof is not what it should be
+    ├── SubjectErased                 nothing may be recorded under this subject any more
     └── StoreError
         ├── StoreUnavailable          nothing was written; the same call may go through later
         ├── StoreRefused              not a store of ours, or of a newer version, or torn
         │   └── KeyMissing            the store is signed, and its private key is not at hand
+        ├── VaultMissing              payloads are encrypted, and their keys not at hand
         ├── Conflict                  the stream has another length than the append expected
         └── Fenced                    a later epoch owns the run
 
@@ -63,7 +65,9 @@ __all__ = [
     "StoreError",
     "StoreRefused",
     "StoreUnavailable",
+    "SubjectErased",
     "UsageError",
+    "VaultMissing",
 ]
 
 
@@ -169,6 +173,10 @@ class ProofRefused(HoldfastError):  # noqa: N818 - it states a fact
     """A key, a note, a checkpoint or a proof is not what it should be."""
 
 
+class SubjectErased(HoldfastError):  # noqa: N818 - it states a fact
+    """The subject was erased; nothing may be recorded under it any more."""
+
+
 class StoreError(HoldfastError):
     """The store did not do what it was asked."""
 
@@ -183,6 +191,10 @@ class StoreRefused(StoreError):  # noqa: N818 - it states a fact
 
 class KeyMissing(StoreRefused):
     """The store is signed, and its private key is not at hand; nothing was written."""
+
+
+class VaultMissing(StoreError):  # noqa: N818 - it states a fact
+    """Payloads are encrypted, and the key that opens them is not at hand; nothing was written."""
 
 
 class Conflict(StoreError):  # noqa: N818 - the glossary's word for it

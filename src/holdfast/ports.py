@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from holdfast.core.events import Cause, Event
 from holdfast.core.state import RunRow
 from holdfast.signed import SignedLog
+from holdfast.subjects import Erasure, Subject
 
 __all__ = [
     "INCOMING",
@@ -60,6 +61,8 @@ class Message:
     """The sending run, empty for the outside world."""
     cause: tuple[Cause, ...] = ()
     """The sender's ``(run, seq)``."""
+    sub: str = ""
+    """On whose behalf, as an event's ``sub``; whoever takes the message in keeps it so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +237,9 @@ class Store(Protocol):
 
         Returns False when the id is taken. The messages are delivered in either case, unless
         their id is known.
+
+        Raises:
+            SubjectErased: the run is on behalf of an erased subject; nothing was written.
         """
         ...
 
@@ -393,6 +399,32 @@ class Store(Protocol):
 
         Raises:
             Conflict: a worker holds the run, or the part does not follow its stream.
+        """
+        ...
+
+    async def subject(self, subject: str) -> Subject | None:
+        """Return what is known of a subject."""
+        ...
+
+    async def subjects(self, *, after: str = "", limit: int) -> list[Subject]:
+        """Return the subjects whose id is larger than ``after``, by id."""
+        ...
+
+    async def add_subject(self, subject: Subject) -> Subject:
+        """Keep a subject and return it, or the one of that id that was there before."""
+        ...
+
+    async def erase(self, subject: str, told: NewRun) -> Erasure:
+        """Destroy a subject's key and every payload under it, and create the run that tells so.
+
+        All in one transaction. From then on the payloads of the subject's events are gone for good
+        (and the salts inside them, so nothing can be compared with the leaves any more), and so are
+        messages that nobody will read; nothing can be recorded under the subject again.
+
+        Raises:
+            UsageError: there is no such subject, or a run that has not ended holds, or is to get,
+                a payload of it; nothing was changed.
+            SubjectErased: it was erased before.
         """
         ...
 

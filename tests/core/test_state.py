@@ -63,6 +63,7 @@ def moves(state, fresh):
         ev.RunParked("waiting", AT + 5, "t"),
         ev.RunDiverged(state.seq),
         ev.RunAccepted(state.seq, "somebody"),
+        ev.SubjectErased("somebody"),
         ev.TurnFinished(state.turn),
         ev.TurnFailed(state.turn),
         ev.RunSucceeded(),

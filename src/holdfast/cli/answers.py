@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.cli.text import iso, payload_value
+from holdfast.cli.text import iso, payload_value, withheld_facts
 from holdfast.core import events as ev
 from holdfast.core.calls import describe
 from holdfast.core.events import Event
@@ -238,6 +238,8 @@ def _identity(events: Sequence[Event], state: RunState, store: str) -> dict[str,
         "updated": iso(state.updated_at),
         "head": state.head,
         "input": payload_value(events[0]),
+        **({"subject": state.sub} if state.sub else {}),
+        **({"withheld": facts} if (facts := withheld_facts(events)) else {}),
     }
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from holdfast.cli.loading import files_declaring, load
 from holdfast.cli.shell import DIVERGED, DONE, RunArgument, Shell, command
-from holdfast.cli.text import clean, count
+from holdfast.cli.text import clean, count, withheld_facts, withheld_notes
 from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
 from holdfast.core.events import Event
@@ -196,6 +196,12 @@ async def replay_command(
     async with shell.app() as app:
         found = await app.client.find(run)
         events = await app.store.read(found)
+    if gone := withheld_facts(events):
+        for line in withheld_notes(events):
+            shell.note(f"run {found!r} cannot be fed to the code: {line}")
+        if shell.as_json:
+            shell.emit({"run": found, "identical": None, "withheld": gone})
+        return DONE
     agent = _agent_for(shell, events[0].agent.removeprefix("agent:"), code)
     begun = time.perf_counter()
     result = await in_callback(lambda: replay(agent, events, app.secrets.cleaner))

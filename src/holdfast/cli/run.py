@@ -40,6 +40,12 @@ async def run_command(
     run: Annotated[
         str, typer.Option("--id", metavar="ID", help="The run's id; one id is one run.")
     ] = "",
+    on_behalf: Annotated[
+        str,
+        typer.Option(
+            "--subject", metavar="S", help="A pseudonymous id: whose data this is, to be erasable."
+        ),
+    ] = "",
     given: Annotated[
         str | None, typer.Option("--input", metavar="JSON|@FILE|-", help="The agent's input.")
     ] = None,
@@ -54,7 +60,7 @@ async def run_command(
     with prints_to_stderr():
         code, agent = load_agent(what)
     async with shell.app(agents_of([code]), write=True, create=True) as app:
-        run = await _start(shell, app, agent_spec(agent), run, payload)
+        run = await _start(shell, app, agent_spec(agent), run, payload, on_behalf=on_behalf)
         with prints_to_stderr():
             stop = await _advance(shell, app, run)
         outcome = await outcome_of(shell, app, run)
@@ -64,7 +70,9 @@ async def run_command(
     return exit_code
 
 
-async def _start(shell: Shell, app: App, spec: AgentSpec, run: str, payload: bytes | None) -> str:
+async def _start(
+    shell: Shell, app: App, spec: AgentSpec, run: str, payload: bytes | None, *, on_behalf: str
+) -> str:
     """Start the run unless there is one by that id, and return its id."""
     row = await app.store.row(run) if run else None
     if row is not None and row.agent != spec.uri:
@@ -82,7 +90,7 @@ async def _start(shell: Shell, app: App, spec: AgentSpec, run: str, payload: byt
     if row is not None and (first := await _first_input(app, spec, run)) not in (None, data):
         said = clean((first or b"").decode("utf-8", "replace"))[:80]
         shell.note(f"note: run {run!r} was started with another input, which counts: {said}")
-    started = await app.client.start_encoded(spec, data, run=run)
+    started = await app.client.start_encoded(spec, data, run=run, subject=on_behalf)
     if not run:
         shell.note(f"run {started}")
     return started

@@ -12,7 +12,7 @@ from rich.text import Text
 from holdfast.cli.answers import Answers, answer
 from holdfast.cli.gist import gist
 from holdfast.cli.shell import RunArgument, Shell, command
-from holdfast.cli.text import ago, clean, count, grid, local, shorten, status_text
+from holdfast.cli.text import ago, clean, count, grid, local, shorten, status_text, withheld_notes
 
 __all__ = ["show_command"]
 
@@ -36,6 +36,8 @@ async def show_command(shell: Shell, *, run: RunArgument) -> None:
         return
     age = ago(time.time_ns() // 1000 - events[-1].at)
     shell.show(_title(answers, age))
+    for line in withheld_notes(events):
+        shell.show(Text(line, style="magenta"))
     for heading, parts in (
         (f"Completed: {count(len(answers.completed), 'action')}", _completed(answers)),
         ("Pending", _pending(shell, answers, found)),
@@ -153,7 +155,7 @@ def _constraints(answers: Answers) -> list[RenderableType]:
 def _identity(answers: Answers) -> list[RenderableType]:
     table = Table.grid(padding=(0, 2))
     for name, value in answers.identity.items():
-        if name in ("run", "status", "turn", "events") or value in ("", None):
+        if name in ("run", "status", "turn", "events", "withheld") or value in ("", None):
             continue
         said = local(value) if name in ("created", "updated") else str(value)
         text = _said(value) if name == "input" else Text(clean(said))

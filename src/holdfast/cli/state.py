@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.cli.shell import Shell, command, find_event
-from holdfast.cli.text import clean, clock, iso, payload_value
+from holdfast.cli.text import clean, clock, iso, payload_value, withheld_notes
 from holdfast.core.state import fold
 
 __all__ = ["state_command"]
@@ -33,6 +33,8 @@ async def state_command(
         events = await app.store.read(run, until=seq)
     state = fold(events)
     facts: dict[str, Any] = asdict(state)
+    for line in withheld_notes(events):
+        shell.note(f"note: {line}")
     if state.state_seq:
         facts["state"] = (payload_value(events[state.state_seq - 1]) or {}).get("state")
     if shell.as_json:

@@ -6,7 +6,7 @@ characters are shown by their escapes.
 
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from holdfast.cli.gist import gist
 from holdfast.core import events as ev
 from holdfast.core.events import Cause, Event
+from holdfast.runtime.births import ERASED_RUNS
 
 __all__ = [
     "STYLES",
@@ -34,6 +35,9 @@ __all__ = [
     "shorten",
     "status_text",
     "subject",
+    "withheld",
+    "withheld_facts",
+    "withheld_notes",
 ]
 
 STYLES = {
@@ -84,6 +88,39 @@ def shorten(text: str, chars: int) -> str:
 def payload_value(event: Event) -> Any:
     """Return what an event's payload holds, None when it has none or it was erased."""
     return None if event.payload is None else json.loads(event.payload)
+
+
+def withheld(event: Event) -> str:
+    """Return why an event's payload is not there: ``erased``, ``sealed``, empty if it is."""
+    if event.payload is not None or not event.committed:
+        return ""
+    return "sealed" if event.sealed else "erased"
+
+
+def withheld_facts(events: Sequence[Event]) -> dict[str, Any]:
+    """Return how many payloads of which subjects are erased or sealed; empty when none is."""
+    gone = [event for event in events if withheld(event)]
+    if not gone:
+        return {}
+    subjects = sorted({event.sub for event in gone})
+    why = [withheld(event) for event in gone]
+    facts: dict[str, Any] = {"erased": why.count("erased"), "sealed": why.count("sealed")}
+    return facts | {"subjects": subjects, "by": [f"{ERASED_RUNS}{sub}@2" for sub in subjects]}
+
+
+def withheld_notes(events: Sequence[Event]) -> list[str]:
+    """Say in a line each what is erased and what is sealed."""
+    facts, notes = withheld_facts(events), []
+    if facts.get("erased"):
+        by = ", ".join(facts["by"])
+        notes.append(f"{count(facts['erased'], 'payload')} of this run erased by event {by}")
+    if facts.get("sealed"):
+        subjects = ", ".join(map(repr, facts["subjects"]))
+        notes.append(
+            f"{count(facts['sealed'], 'payload')} of this run sealed: the vault with the key of"
+            f" {subjects} is not at hand. Hint: HOLDFAST_VAULT"
+        )
+    return notes
 
 
 def iso(at: int) -> str | None:
@@ -165,6 +202,7 @@ _DETAILS: dict[str, Callable[[Any], list[str]]] = {
         *([f"for {b.waits_for}"] if b.waits_for else []),
         *([f"until {clock(b.wake_at)}"] if b.wake_at else []),
     ],
+    "subject.erased": lambda b: [f"subject {b.subject}"],
     "run.diverged": lambda b: [f"at event {b.at_seq}"],
 }
 
@@ -188,9 +226,13 @@ def event_json(event: Event, *, payload: bool = True) -> dict[str, Any]:
         "cause": [c if isinstance(c, int) else list(c) for c in event.cause],
     }
     facts |= {field.name: getattr(event.body, field.name) for field in fields(event.body)}
+    if event.sub:
+        facts["sub"] = event.sub
     facts["hash"] = event.hash
     if payload:
         facts["payload"] = payload_value(event)
+        if why := withheld(event):
+            facts["withheld"] = why
     return facts
 
 

@@ -3,19 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from holdfast.app import vault_file
 from holdfast.cli.fsck import store_path
 from holdfast.cli.shell import DONE, FAILED, Shell, command
 from holdfast.cli.text import clean
-from holdfast.errors import ProofRefused, UsageError
+from holdfast.errors import ProofRefused, StoreRefused, UsageError, VaultMissing
 from holdfast.proof.note import Note, VerifierKey
 from holdfast.proof.policy import Policy
 from holdfast.proof.report import Report
 from holdfast.proof.verify import verify
+from holdfast.stores.vault import SubjectKey, Vault, place, sealed_for
+
+if TYPE_CHECKING:
+    from holdfast.proof.sqlite_source import Opener
 
 __all__ = ["read_note", "read_policy", "verify_command"]
 
@@ -65,7 +70,28 @@ def _verify(log: str, against: Sequence[Note], trust: Policy | None) -> Report:
         return verify(TilesSource(fetch_from(log), log), against=against, trust=trust)
     from holdfast.proof.sqlite_source import verify_file  # noqa: PLC0415 - if wanted
 
-    return verify_file(store_path(log), against=against, trust=trust)
+    path = store_path(log)
+    return verify_file(path, against=against, trust=trust, opener=_opener(vault_file(path)))
+
+
+def _opener(vault_path: Path) -> "Opener | None":
+    """Return what opens encrypted payloads, None when their vault is not at hand."""
+    if not vault_path.exists():
+        return None
+    vault, keys = Vault(vault_path), dict[bytes, SubjectKey]()
+
+    def open_sealed(run: str, seq: int, wrapped: bytes, sealed: bytes) -> tuple[bytes, bytes]:
+        try:
+            sub = sealed_for(sealed)
+            if wrapped not in keys:
+                keys[wrapped] = SubjectKey(sub, vault.unwrap(sub, wrapped))
+            return keys[wrapped].open(sealed, place("event", run, seq))
+        except VaultMissing as error:
+            raise LookupError(str(error)) from error
+        except StoreRefused as error:
+            raise ValueError(str(error)) from error
+
+    return open_sealed
 
 
 def _verify_event(shell: Shell, event: Path, trust: Policy | None) -> int:
@@ -129,6 +155,10 @@ def _as_json(report: Report) -> dict[str, object]:
         "events": report.events,
         "runs": report.runs,
         "payloads": report.payloads,
+        "erasures": {
+            sub: {"index": index, "payloads": payloads}
+            for sub, (index, payloads) in report.erasures.items()
+        },
         "checkpoint": head and {"origin": head.origin, "size": head.size, "root": head.root.hex()},
         "keys": report.keys,
         "trusted": report.trusted,
@@ -147,7 +177,12 @@ def _show(shell: Shell, report: Report, *, kept: bool) -> None:
     head = report.checkpoint
     assert head is not None
     shell.show(f"{report.name}: {counts}, all as they were signed")
-    shell.show(f"payloads: {report.payloads['ok']} ok, {report.payloads['none']} events have none")
+    sealed = f", {n} sealed (no key at hand)" if (n := report.payloads["sealed"]) else ""
+    none = f"{report.payloads['none']} events have none"
+    shell.show(f"payloads: {report.payloads['ok']} ok{sealed}, {none}")
+    for sub, (index, payloads) in report.erasures.items():
+        said = f"{payloads} payloads of subject {sub!r}: erased by event {index} of the log"
+        shell.show(clean(said))
     whose = "trusted" if report.trusted else "as the log itself says"
     shell.show(f"checkpoint: {head.size} events, root {head.root.hex()}")
     shell.show(f"signed by: {report.keys[-1]} ({whose})")

@@ -13,7 +13,16 @@ import typer
 from rich.text import Text
 
 from holdfast.cli.shell import Shell, command, find_event
-from holdfast.cli.text import cause_text, clean, clock, detail, event_json, excerpt, subject
+from holdfast.cli.text import (
+    cause_text,
+    clean,
+    clock,
+    detail,
+    event_json,
+    excerpt,
+    subject,
+    withheld,
+)
 from holdfast.core import events as ev
 from holdfast.core.events import Event
 
@@ -130,7 +139,8 @@ def _as_line(link: Link) -> Text:
     line.append(event.body.type, style="cyan")
     said = [part for part in (subject(event.body), detail(event.body)) if part]
     line.append(f" {', '.join(said)}")
-    line.append(f"  {excerpt(event.payload)}".rstrip(), style="dim")
+    said_of_it = f"[{withheld(event)}]" if withheld(event) else excerpt(event.payload)
+    line.append(f"  {said_of_it}".rstrip(), style="dim")
     if len(link.causes) > 1:
         line.append(f"  ← {cause_text(event.cause)}", style="dim")
     if link.outside:

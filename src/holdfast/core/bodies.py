@@ -40,6 +40,7 @@ __all__ = [
     "StepResolved",
     "StepStarted",
     "StreamEmitted",
+    "SubjectErased",
     "TimerFired",
     "TurnFailed",
     "TurnFinished",
@@ -307,6 +308,18 @@ class RunAccepted:
 
 
 @dataclass(frozen=True, slots=True)
+class SubjectErased:
+    """The key of a subject and all payloads under it were destroyed, together with this append.
+
+    It stands in a stream of its own. Payload: basis, who, how many runs and payloads.
+    """
+
+    type: ClassVar[str] = "subject.erased"
+    role: ClassVar[Role] = "mark"
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """A turn of an agent with state ended. Payload: ``{"reply": …, "state": …}``."""
 
@@ -370,6 +383,7 @@ Body: TypeAlias = (
     | RunParked
     | RunDiverged
     | RunAccepted
+    | SubjectErased
     | TurnFinished
     | TurnFailed
     | RunSucceeded

@@ -48,6 +48,7 @@ from holdfast.core.bodies import (
     StepResolved,
     StepStarted,
     StreamEmitted,
+    SubjectErased,
     TimerFired,
     TurnFailed,
     TurnFinished,
@@ -84,6 +85,7 @@ __all__ = [
     "StepResolved",
     "StepStarted",
     "StreamEmitted",
+    "SubjectErased",
     "TimerFired",
     "TurnFailed",
     "TurnFinished",
@@ -113,18 +115,19 @@ _encode = json.JSONEncoder(
 ).encode
 
 
-_ENVELOPE = ("agent", "at", "cause", "epoch", "payload", "prev", "run", "seq")
+_ENVELOPE = ("agent", "at", "cause", "epoch", "payload", "prev", "run", "seq", "sub")
 _Form: TypeAlias = tuple[str, Callable[[list[Any]], tuple[Any, ...]], list[tuple[str, Any]]]
 
 
-def _form(kind: str, *, payload: bool) -> _Form:
+def _form(kind: str, *, payload: bool, sub: bool) -> _Form:
     """Prepare how a type's leaf is written: the text, the order of the facts, the body's formats.
 
     What comes out is what ``json`` writes with sorted keys, in a third of its time.
     """
     body = [(field.name, _FORMATS[field.type]) for field in fields(BODIES[kind])]
     facts = [*_ENVELOPE, *(name for name, _ in body)]
-    names = sorted(name for name in facts if payload or name != "payload")
+    given = {"payload": payload, "sub": sub}
+    names = sorted(name for name in facts if given.get(name, True))
     parts = {name: f'"{name}":%s' for name in names}
     for name in ("payload", "prev"):
         if name in parts:
@@ -140,7 +143,10 @@ _FORMATS: dict[Any, Callable[[Any], Any]] = {
     bool: lambda value: "true" if value else "false",
 }
 _FORMS = {
-    (kind, payload): _form(kind, payload=payload) for kind in BODIES for payload in (False, True)
+    (kind, payload, sub): _form(kind, payload=payload, sub=sub)
+    for kind in BODIES
+    for payload in (False, True)
+    for sub in (False, True)
 }
 
 
@@ -169,6 +175,10 @@ class Event:
     """The payload's commitment, ``hs256:…``."""
     payload: bytes | None = None
     salt: bytes | None = None
+    sub: str = ""
+    """On whose behalf: the pseudonymous id of the person that the payload is about, or empty."""
+    sealed: bool = False
+    """Whether the payload is there and cannot be read: the key of ``sub`` is not at hand."""
 
 
 def leaf_hash(leaf: bytes) -> str:
@@ -196,6 +206,7 @@ def seal(
     cause: tuple[Cause, ...],
     payload: bytes | None = None,
     salt: bytes | None = None,
+    sub: str = "",
 ) -> Event:
     """Write an event's leaf and return the event.
 
@@ -206,7 +217,7 @@ def seal(
     if payload is not None:
         assert salt is not None
         committed = commitment(salt, payload)
-    template, in_order, formats = _FORMS[body.type, bool(committed)]
+    template, in_order, formats = _FORMS[body.type, bool(committed), bool(sub)]
     facts = [
         _quoted(agent),
         at,
@@ -216,6 +227,7 @@ def seal(
         prev,
         _quoted(run),
         seq,
+        _quoted(sub),
     ]
     facts += [form(getattr(body, name)) for name, form in formats]
     try:
@@ -243,6 +255,7 @@ def seal(
         committed,
         payload,
         salt,
+        sub,
     )
 
 
@@ -297,6 +310,7 @@ def open_leaf(leaf: bytes, *, payload: bytes | None = None, salt: bytes | None =
             facts.get("payload", ""),
             payload,
             salt,
+            facts.get("sub", ""),
         )
     except (KeyError, TypeError, IndexError) as error:
         raise StoreRefused(f"event {kind!r} lacks {error}: {leaf[:120]!r}") from None

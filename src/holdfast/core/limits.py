@@ -16,6 +16,7 @@ __all__ = [
     "SECRET_CHARS_MIN",
     "SECRET_NAME_CHARS_MAX",
     "STEP_NAME_CHARS_MAX",
+    "SUBJECT_CHARS_MAX",
     "TOPIC_CHARS_MAX",
     "check_name",
 ]
@@ -32,6 +33,7 @@ AGENT_NAME_CHARS_MAX = 200
 STEP_NAME_CHARS_MAX = 300
 TOPIC_CHARS_MAX = 300
 MESSAGE_ID_CHARS_MAX = 512
+SUBJECT_CHARS_MAX = 200
 SECRET_NAME_CHARS_MAX = 200
 SECRET_CHARS_MIN = 6
 """A secret's value has to stand out from other text, or it could not be kept out of the log."""
@@ -46,6 +48,7 @@ _NAMES_CHARS_MAX = (
     + STEP_NAME_CHARS_MAX
     + TOPIC_CHARS_MAX
     + MESSAGE_ID_CHARS_MAX
+    + SUBJECT_CHARS_MAX
 )
 assert _NAMES_CHARS_MAX * 6 + 2_048 <= LEAF_BYTES_MAX
 assert PAYLOAD_BYTES_MAX < 2**31

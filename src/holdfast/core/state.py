@@ -91,6 +91,8 @@ class RunState:
     flags: int = 0
     parent: str = ""
     parent_key: str = ""
+    sub: str = ""
+    """On whose behalf the run is; its row does not say, its first event does."""
     open_steps: dict[str, OpenStep] = field(default_factory=dict)
     effects_done: list[str] = field(default_factory=list)
     """Keys of the turn's steps, ``read`` ones excepted, that have finished, in that order."""
@@ -151,8 +153,13 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
     return state
 
 
-def restore(row: RunRow, turn_events: list[Event]) -> RunState:
+def restore(row: RunRow, turn_events: list[Event], sub: str = "") -> RunState:
     """Return the state of a run from its row and the events since the row's ``turn_seq``.
+
+    Args:
+        row: The row.
+        turn_events: The events, at least one.
+        sub: On whose behalf the run is.
 
     Raises:
         StoreRefused: the row is not what those events fold to.
@@ -171,6 +178,7 @@ def restore(row: RunRow, turn_events: list[Event]) -> RunState:
         flags=row.flags,
         parent=row.parent,
         parent_key=row.parent_key,
+        sub=sub,
     )
     fold(turn_events, state)
     if state.row() != row:
@@ -189,6 +197,7 @@ def _created(state: RunState, event: Event, body: ev.RunCreated) -> None:
     state.run, state.agent, state.created_at = event.run, event.agent, event.at
     state.seed, state.flags = body.seed, body.flags
     state.parent, state.parent_key = body.parent, body.parent_key
+    state.sub = event.sub
     state.status = "pending"
 
 

@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from holdfast.proof.merkle import HASH_BYTES, TILE_HASHES, Tree, leaf_hash
@@ -24,6 +25,7 @@ KEPT_MAX = 1_000
 NOBODY = -1
 """Who accuses a leaf when it is no other leaf."""
 _FIRST = "0" * 64
+_ERASED = "subject.erased"
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -57,6 +59,25 @@ class _Facts(NamedTuple):
     seq: int
     prev: str
     payload: str
+    sub: str
+    """On whose behalf, empty for nobody's: then the payload is encrypted."""
+    erases: str
+    """The subject whose erasure it tells of, empty for none."""
+
+
+@dataclass(slots=True)
+class _Subject:
+    """What was met of a subject so far."""
+
+    gone: int = 0
+    """Payloads that are not there."""
+    first_gone: tuple[int, str, int] = (0, "", 0)
+    """The first of them: index, run, seq."""
+    last_gone: int = -1
+    last_there: tuple[int, str, int] = (-1, "", 0)
+    """The last payload that is there."""
+    erased: int = -1
+    """The index of the event that tells of the erasure."""
 
 
 class _Last(NamedTuple):
@@ -87,7 +108,10 @@ class Reading:
     ) -> None:
         self.tree = Tree()
         self.findings: list[Finding] = []
-        self.payloads = {"ok": 0, "none": 0, "missing": 0}
+        self.payloads = {"ok": 0, "none": 0, "sealed": 0, "erased": 0, "missing": 0}
+        self.erasures: dict[str, tuple[int, int]] = {}
+        """Subject → (index of the event that tells of its erasure, payloads that it erased)."""
+        self._subjects: dict[str, _Subject] = {}
         self.last: dict[str, _Last] = {}
         self.disputes: dict[int, list[Dispute]] = {}
         self.bad: list[Expected] = []
@@ -120,6 +144,7 @@ class Reading:
             meet()
         self.runs = len(self.last)
         self._compare_right_edge()
+        self._compare_subjects()
         known = False
         for row in self._source.rows():
             known = True
@@ -209,6 +234,8 @@ class Reading:
                     says = f"it is kept as event {seq} of run {run!r}"
                     self._find("event", says, index, facts.run, facts.seq)
                 self._follow(index, hash_, facts)
+                if facts.erases:
+                    self._subjects.setdefault(facts.erases, _Subject()).erased = index
                 self._check_payload(index, facts, entry.payload)
         else:
             self.tree.append(instead)
@@ -223,7 +250,7 @@ class Reading:
 
     def _follow(self, index: int, hash_: bytes, facts: _Facts) -> None:
         """Check that an event follows the one before it in its run."""
-        run, seq, prev, _ = facts
+        run, seq, prev = facts[:3]
         last = self.last.get(run)
         self.last[run] = _Last(seq, hash_, index)
         if prev in self._missed:
@@ -248,16 +275,45 @@ class Reading:
             self.payloads["none"] += 1
             if payload:
                 self._find("payload", "it has one that its leaf does not know", index, *facts[:2])
+        elif payload is None and facts.sub:
+            subject = self._subjects.setdefault(facts.sub, _Subject())
+            subject.first_gone = subject.first_gone if subject.gone else (index, *facts[:2])
+            subject.gone, subject.last_gone = subject.gone + 1, index
         elif payload is None or payload.lost:
             self.payloads["missing"] += 1
             why = payload.lost if payload else "it is not there"
             self._find("payload", f"its payload is missing: {why}", index, *facts[:2])
         elif "hs256:" + hmac.digest(payload.salt, payload.data, "sha256").hex() == facts.payload:
             self.payloads["ok"] += 1
+            self._note_there(index, facts)
+        elif facts.sub and _is_sealed(payload.salt + payload.data, facts.sub):
+            self.payloads["sealed"] += 1
+            self._note_there(index, facts)
         else:
             self.payloads["missing"] += 1
             says = "its payload was altered: it is not what the leaf commits to"
             self._find("payload", says, index, *facts[:2])
+
+    def _note_there(self, index: int, facts: _Facts) -> None:
+        if facts.sub:
+            self._subjects.setdefault(facts.sub, _Subject()).last_there = (index, *facts[:2])
+
+    def _compare_subjects(self) -> None:
+        """A subject's payloads may be gone if a later event says so, and then all must be."""
+        for sub, subject in self._subjects.items():
+            index, run, seq = subject.first_gone
+            if subject.gone and subject.last_gone > subject.erased:
+                self.payloads["missing"] += subject.gone
+                says = f"its payload is missing: no later event says that {sub!r} was erased"
+                self._find("payload", says, index, run, seq)
+            elif subject.gone:
+                self.payloads["erased"] += subject.gone
+            if subject.erased >= 0:
+                self.erasures[sub] = (subject.erased, subject.gone)
+                index, run, seq = subject.last_there
+                if index >= 0:
+                    says = f"its payload is there, yet event {subject.erased} says it is erased"
+                    self._find("payload", says, index, run, seq)
 
     # What is recorded of leaves.
 
@@ -321,11 +377,15 @@ def _facts(leaf: bytes) -> _Facts | str:
             facts["prev"],
             facts.get("payload", ""),
         )
+        sub = facts.get("sub", "")
+        erases = facts["subject"] if facts["type"] == _ERASED else ""
         sound = (
             type(run) is str
             and type(seq) is int
             and seq > 0
             and type(payload) is str
+            and type(sub) is str
+            and type(erases) is str
             and _HASH.fullmatch(prev)
             and type(facts["v"]) is int
             and type(facts["type"]) is str
@@ -334,4 +394,16 @@ def _facts(leaf: bytes) -> _Facts | str:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"its leaf is not an event: {type(error).__name__}: {error}"[:200]
-    return _Facts(run, seq, prev, payload) if sound else "its leaf is not an event as it should be"
+    if not sound:
+        return "its leaf is not an event as it should be"
+    return _Facts(run, seq, prev, payload, sub, erases)
+
+
+def _is_sealed(data: bytes, sub: str) -> bool:
+    """Tell whether bytes look like an encrypted payload of a subject: more cannot be seen."""
+    name = sub.encode("utf-8", "surrogatepass")
+    return (
+        data[:1] == b"\1"
+        and data[2:4] == len(name).to_bytes(2, "little")
+        and data[4 : 4 + len(name)] == name
+    )

@@ -101,7 +101,9 @@ class Report:
     events: int = 0
     runs: int = 0
     payloads: dict[str, int] = field(default_factory=dict)
-    """How many are ``ok``, ``none`` or ``missing``."""
+    """How many are ``ok``, ``none``, ``sealed`` (no key at hand), ``erased`` or ``missing``."""
+    erasures: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Subject → (index of the event that tells of its erasure, how many payloads that erased)."""
     checkpoint: Checkpoint | None = None
     """The newest head."""
     keys: list[str] = field(default_factory=list)

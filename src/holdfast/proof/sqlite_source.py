@@ -12,7 +12,7 @@ write-ahead log beside it, it is opened as immutable, and nothing is left behind
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -33,13 +33,30 @@ SCHEMAS = {
     2: "adf8f1fd1affe00a062c858507de8ff41ab0dbca96d1a661e7a5049ed47ef299",
     3: "dc3ccb3a8224d28fb39a814443b9f2fa247ded55ce1576debe41634ecd6afa62",
     4: "b1765914bb36bc0d6df31b58dd0893f3e7695e2533067a9ad05a80a1c561ba2e",
+    5: "e8c589e4e64bf32fa426ee43d9c2593c7f164c850ab6ac00ac7042c90557ca6a",
 }
 """Version of the format → digest of the statements that made its tables and indexes."""
 
-TABLES = frozenset({"run", "event", "inbox", "worker", "chunk", "signer", "head", "tile"})
+TABLES = frozenset(
+    {
+        "chunk",
+        "event",
+        "head",
+        "inbox",
+        "run",
+        "signer",
+        "subject",
+        "subject_key",
+        "subject_run",
+        "tile",
+        "worker",
+    }
+)
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 SALT_BYTES = 32
 PLAIN, DEFLATED, CHUNKED = 0, 1, 2
+SEALED = b"\1"
+"""How an encrypted payload begins."""
 TILE_HASHES = 256
 _WINDOW = -13
 _HEIGHT_MAX = 8
@@ -47,11 +64,28 @@ _ROOT = struct.Struct("<BQ")
 _CHUNKS_KEPT = 1_024
 
 
-def verify_file(path: Path, *, against: Sequence[Note] = (), trust: Policy | None = None) -> Report:
-    """Verify a store file; nothing is written, and no exception escapes."""
+Opener = Callable[[str, int, bytes, bytes], tuple[bytes, bytes]]
+"""``opener(run, seq, wrapped key, sealed)``: returns (payload, salt).
+
+Raises ValueError if it was altered, LookupError if the key that wraps keys is not at hand.
+"""
+
+
+def verify_file(
+    path: Path,
+    *,
+    against: Sequence[Note] = (),
+    trust: Policy | None = None,
+    opener: Opener | None = None,
+) -> Report:
+    """Verify a store file; nothing is written, and no exception escapes.
+
+    With an opener, encrypted payloads are opened and checked too.
+    """
     try:
         with closing(_connect(path)) as connection:
-            return verify(SqliteSource(connection, str(path)), against=against, trust=trust)
+            source = SqliteSource(connection, str(path), opener)
+            return verify(source, against=against, trust=trust)
     except (apsw.Error, OSError) as error:
         says = f"not a store that can be read: {type(error).__name__}: {error}"
         return Report(str(path), findings=[Finding("file", says)])
@@ -83,10 +117,14 @@ class SqliteSource:
     Args:
         connection: The file, opened to read.
         name: What reports call it.
+        opener: Opens encrypted payloads, if their keys are at hand.
     """
 
-    def __init__(self, connection: apsw.Connection, name: str) -> None:
+    def __init__(
+        self, connection: apsw.Connection, name: str, opener: Opener | None = None
+    ) -> None:
         self.name = name
+        self._opener = opener
         self._execute = connection.execute
         self._connection = connection
         self._chunks: dict[int, bytes] = {}
@@ -149,7 +187,10 @@ class SqliteSource:
                 fault = fault or f"it is kept as event {seq!r} of run number {run!r}, which is none"
             if not isinstance(leaf, bytes):
                 fault = "it has no leaf"
-            yield Entry(_bytes(leaf), self._payload(salt, form, payload), place, fault)
+            found = self._payload(salt, form, payload)
+            if found and salt is None and self._opener and place:
+                found = self._opened(*place, found.data)
+            yield Entry(_bytes(leaf), found, place, fault)
 
     def tile(self, level: int, n: int, width: int) -> tuple[bytes, bytes] | None:
         if width < TILE_HASHES:
@@ -168,12 +209,42 @@ class SqliteSource:
         """Decode a payload, whatever its columns hold."""
         if salt is None and stored is None:
             return None
+        if salt is None and form in (PLAIN, CHUNKED) and isinstance(stored, bytes):
+            return self._sealed(form, stored)
         if not isinstance(salt, bytes) or len(salt) != SALT_BYTES or not isinstance(stored, bytes):
             return Payload(b"", b"", "its bytes or its salt are not there")
         try:
             return Payload(salt, self._decoded(form, stored))
         except (ValueError, LookupError, TypeError, zlib.error, struct.error) as error:
             return Payload(salt, b"", f"its bytes are damaged: {error}"[:200])
+
+    def _sealed(self, form: Any, stored: bytes) -> Payload:
+        """Decode an encrypted payload, whose salt is inside."""
+        try:
+            sealed = self._decoded(form, stored)
+        except (ValueError, LookupError, TypeError, zlib.error, struct.error) as error:
+            return Payload(b"", b"", f"its bytes are damaged: {error}"[:200])
+        if not sealed.startswith(SEALED):
+            return Payload(b"", b"", "its salt is not there")
+        return Payload(b"", sealed)
+
+    def _opened(self, run: str, seq: int, sealed: bytes) -> Payload:
+        """Open an encrypted payload; one that was altered does not open."""
+        assert self._opener is not None
+        name = sealed[4 : 4 + int.from_bytes(sealed[2:4], "little")]
+        statement = """
+        SELECT key FROM subject_key JOIN subject ON subject = subject.n
+        WHERE CAST(id AS BLOB) = ?"""
+        keys = self._execute(statement, (name,)).fetchall()
+        if not keys or not any(_bytes(keys[0][0])):
+            return Payload(b"", sealed)
+        try:
+            data, salt = self._opener(run, seq, _bytes(keys[0][0]), sealed)
+        except LookupError:
+            return Payload(b"", sealed)
+        except ValueError as error:
+            return Payload(b"", b"", f"its bytes were altered: {error}"[:200])
+        return Payload(salt, data)
 
     def _decoded(self, form: Any, stored: bytes) -> bytes:
         """Return a payload from its row: as it is, deflated, or from a tree of chunks.

@@ -166,6 +166,7 @@ class _Verification:
         self.report.events = reading.tree.size
         self.report.runs = reading.runs
         self.report.payloads = reading.payloads
+        self.report.erasures = reading.erasures
         own = [expected for expected in self.expected if expected.own]
         newest = reading.newest or max(own, default=None)
         if newest:

@@ -62,8 +62,13 @@ class Appender:
         self._waiters: deque[tuple[int, Callable[[], None]]] = deque()
         self._lost = False
 
-    def seal(self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]) -> Event:
-        """Make the run's next event without recording it; it has no secrets in its payload."""
+    def seal(
+        self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause], sub: str = ""
+    ) -> Event:
+        """Make the run's next event without recording it; it has no secrets in its payload.
+
+        ``sub`` is on whose behalf the payload is, if not the run's own subject.
+        """
         state = self.state
         if payload is not None:
             payload = self._clean(payload)
@@ -78,13 +83,18 @@ class Appender:
             cause=tuple(cause),
             payload=payload,
             salt=None if payload is None else self._entropy.bytes(SALT_BYTES),
+            sub=sub or state.sub,
         )
 
     def record(
-        self, body: ev.Body, payload: bytes | None = None, cause: Sequence[Cause] = ()
+        self,
+        body: ev.Body,
+        payload: bytes | None = None,
+        cause: Sequence[Cause] = (),
+        sub: str = "",
     ) -> Event:
-        """Make the run's next event; it is durable after a later flush."""
-        event = self.seal(body, payload, cause)
+        """Make the run's next event, as ``seal`` does; it is durable after a later flush."""
+        event = self.seal(body, payload, cause, sub)
         apply(self.state, event)
         self._buffer.append(event)
         return event

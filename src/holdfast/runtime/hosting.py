@@ -55,7 +55,9 @@ class Host(Protocol):
         """Tell whether an effect may begin: the lease holds. The run is given up if it does not."""
         ...
 
-    def take_in(self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]) -> Event:
+    def take_in(
+        self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause], sub: str = ""
+    ) -> Event:
         """Record an input, feed it, and record the notes of what the agent asks for in answer."""
         ...
 
@@ -63,7 +65,9 @@ class Host(Protocol):
         """Take in an outcome that the store has appended together with the effect."""
         ...
 
-    def begin_turn(self, message: bytes | None, cause: Sequence[Cause], message_id: str) -> None:
+    def begin_turn(
+        self, message: bytes | None, cause: Sequence[Cause], message_id: str, sub: str = ""
+    ) -> None:
         """Begin the next turn with a message, or the only one of a plain agent."""
         ...
 

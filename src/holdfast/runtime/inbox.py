@@ -82,13 +82,13 @@ class Inbox:
             case "$child" | "$child-failed":
                 self._take_child(message)
             case "":
-                runner.begin_turn(message.payload, message.cause, message.id)
+                runner.begin_turn(message.payload, message.cause, message.id, message.sub)
             case topic:
                 assert runner.machine is not None
                 waiting = runner.machine.calls.values()
                 call = next(c for c in waiting if c.kind == "message" and c.topic == topic)
                 body = ev.MessageReceived(call.key, topic, message.id)
-                runner.take_in(body, message.payload, message.cause)
+                runner.take_in(body, message.payload, message.cause, message.sub)
 
     def _take_child(self, message: Message) -> None:
         machine = self._runner.machine
@@ -97,7 +97,7 @@ class Inbox:
             c for c in machine.calls.values() if c.kind == "child" and c.topic == message.sender
         )
         body = ev.ChildFinished(call.key, message.sender, ok=message.topic == "$child")
-        self._runner.take_in(body, message.payload, message.cause)
+        self._runner.take_in(body, message.payload, message.cause, message.sub)
 
 
 assert CANCEL_TOPIC == "$cancel"

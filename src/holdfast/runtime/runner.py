@@ -25,7 +25,7 @@ from holdfast.core.machine import Command, Machine
 from holdfast.core.replay import Plan, feed_all, open_streams, plan
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED, restore
-from holdfast.errors import Conflict, Diverged, Fenced
+from holdfast.errors import Conflict, Diverged, Fenced, VaultMissing
 from holdfast.ports import Claim, InboxMessage, Message
 from holdfast.runtime.appender import Appender
 from holdfast.runtime.births import child_run
@@ -100,6 +100,11 @@ class Runner:
         store, row = self.settings.store, self._claim.row
         created = (await store.read(self.run, until=1))[0]
         turn_events = await store.read(self.run, after=max(row.turn_seq, 1) - 1)
+        if any(event.sealed for event in (created, *turn_events)):
+            raise VaultMissing(
+                f"run {self.run!r} is sealed: the vault with the key of subject {created.sub!r} is"
+                " not at hand, so this worker leaves it to others. Hint: HOLDFAST_VAULT"
+            )
         self._input = created.payload or b"null"
         if row.state_seq:
             finished = await store.read(self.run, after=row.state_seq - 1, until=row.state_seq)
@@ -107,7 +112,7 @@ class Runner:
         unread = await store.unread(self.run)
         self.log = Appender(
             store,
-            restore(row, turn_events),
+            restore(row, turn_events, created.sub),
             self._claim.epoch,
             clock=self.settings.clock,
             entropy=self.settings.entropy,
@@ -206,19 +211,23 @@ class Runner:
 
     # Inputs and notes
 
-    def begin_turn(self, message: bytes | None, cause: Sequence[Cause], message_id: str) -> None:
+    def begin_turn(
+        self, message: bytes | None, cause: Sequence[Cause], message_id: str, sub: str = ""
+    ) -> None:
         """Begin the next turn with a message, or the only one of a plain agent."""
         if self.machine is not None:
             self.machine.close()
         self.steps.begin_turn()
         self.machine = self._make_machine(Plan())
         turn = self.log.state.turn + 1
-        self.take_in(ev.TurnStarted(turn, message_id), message, cause)
+        self.take_in(ev.TurnStarted(turn, message_id), message, cause, sub)
 
-    def take_in(self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause]) -> Event:
+    def take_in(
+        self, body: ev.Body, payload: bytes | None, cause: Sequence[Cause], sub: str = ""
+    ) -> Event:
         """Record an input, feed it and record the notes of what the agent asks for in answer."""
         assert self.machine is not None
-        event = self.log.record(body, payload, cause)
+        event = self.log.record(body, payload, cause, sub)
         self.machine.feed(event)
         self._note_all()
         return event
@@ -278,6 +287,7 @@ class Runner:
             at=event.at,
             sender=self.run,
             cause=((self.run, event.seq),),
+            sub=event.sub,
         )
 
     # Where to go from here

@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED
-from holdfast.errors import Conflict, Fenced, StoreError, UsageError
+from holdfast.errors import Conflict, Fenced, StoreError, UsageError, VaultMissing
 from holdfast.ports import Append, Claim
 from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.runner import Ending, Runner
@@ -80,6 +80,9 @@ class Worker:
     _left: "asyncio.Future[None] | None" = None
     _claim_lost: bool = False
     """Whether a claim failed, and nobody knows if it was made."""
+    _blind_s: float = 0.0
+    _blind_until: float = 0.0
+    """Until when nothing is claimed, since a claim has brought a run that is sealed here."""
     _failures: dict[str, int] = field(default_factory=dict)
     """How often each run has left memory with an error, one time after the other."""
     _letting_go: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
@@ -233,7 +236,7 @@ class Worker:
 
     async def _claim(self) -> bool:
         room = self.worker_settings.runs_max - len(self._runners)
-        if self._draining or room <= 0:
+        if self._draining or room <= 0 or asyncio.get_running_loop().time() < self._blind_until:
             return False
         settings, only = self.worker_settings, self.worker_settings.only_run
         first = bool(only) and not self.endings and not self._runners
@@ -309,17 +312,27 @@ class Worker:
             self._note_trouble(ending.error, runner.run)
             if self.worker_settings.only_run == runner.run:
                 self.drain()  # whoever waits for this run is to be told
-        give_back = self._let_go(runner.run, runner.epoch)
+        if blind := isinstance(ending.error, VaultMissing):
+            self._look_away()
+        give_back = self._let_go(runner.run, runner.epoch, at_once=blind)
         self._letting_go[runner.run] = asyncio.get_running_loop().create_task(give_back)
 
-    async def _let_go(self, run: str, epoch: int) -> None:
+    def _look_away(self) -> None:
+        """Claim nothing for a while, longer each time: runs of subjects are for workers with a key.
+
+        Nothing tells such a run before it is claimed, and it is ready again once it is given back.
+        """
+        self._blind_s = min(max(self.worker_settings.poll_s, 2 * self._blind_s), LET_GO_S_MAX)
+        self._blind_until = asyncio.get_running_loop().time() + self._blind_s
+
+    async def _let_go(self, run: str, epoch: int, *, at_once: bool = False) -> None:
         """Give back the lease of a run that left memory with an error, so that it can be claimed.
 
         Not at once, and later each time: the fault may be the run's own.
         """
         failures = self._failures[run] = self._failures.get(run, 0) + 1
         delay_s = min(self.worker_settings.poll_s * 2.0 ** min(failures - 1, 20), LET_GO_S_MAX)
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(0 if at_once else delay_s)
         while not await self._is_free(run, epoch):  # noqa: ASYNC110 - the store has no event for it
             await asyncio.sleep(delay_s)
         if self._letting_go.get(run) is asyncio.current_task():

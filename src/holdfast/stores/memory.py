@@ -34,7 +34,10 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.stores.memory_subjects import SubjectsInMemory, without
+from holdfast.stores.subjects import check_open
 from holdfast.stores.unsigned import UnsignedLog
+from holdfast.subjects import Subject
 
 __all__ = ["MemoryStore"]
 
@@ -50,7 +53,7 @@ class _Run:
     seen: int = 0
 
 
-class MemoryStore:
+class MemoryStore(SubjectsInMemory):
     """A store that lasts as long as the object: for tests, and the measure of other stores.
 
     It is for one thread. Closing it forgets nothing, so another app may carry on with it.
@@ -70,6 +73,7 @@ class MemoryStore:
         """Worker → when its lease runs out."""
         self._about: dict[str, tuple[int, str]] = {}
         """Worker → since when it is known, and what it says of itself."""
+        self._subjects: dict[str, Subject] = {}
         self._tables: sqlite3.Connection | None = None
         self._news = [False, False]
         """Whether anything happened, and whether anything that may have made a run ready."""
@@ -77,6 +81,8 @@ class MemoryStore:
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         _check_new(new)
+        for sub in {event.sub for event in new.events}:
+            check_open(self._subjects.get(sub))
         created = self._create(new)
         for message in deliver:
             self._deliver(message)
@@ -270,8 +276,10 @@ class MemoryStore:
                 run=part.run,
             )
         held.worker, self._runs[part.run] = INCOMING, held
-        held.events.extend(part.events)
-        self._log.extend(part.events)
+        gone = {subject.id for subject in self._subjects.values() if not subject.key}
+        events = without(gone, part.events)
+        held.events.extend(events)
+        self._log.extend(events)
         held.row, held.epoch = part.row, max(held.epoch, part.epoch)
         for letter in part.inbox:
             self._deliver(letter.message)

@@ -15,10 +15,11 @@ Where a cut falls depends on the bytes around it and on where the last one fell,
 of the whole, so equal stretches fall into the same chunks soon after they begin. Cuts are sought at
 C speed: right before ``},`` or ``}],`` or ``}]}``, which is where messages, tool calls and rows of
 JSON end (before the brace, so that a last message is cut like one with a successor); failing that
-at the end of a line; failing that after CHUNK_BYTES_MAX.
+at the end of a line; failing that after CHUNK_BYTES_MAX. What is encrypted suggests nothing: it
+was cut before, and comes in frames (``vault.py``).
 
-Invariants: the exact bytes come back; a chunk's bytes never change and are never removed, so what
-is known of a committed chunk stays true.
+Invariants: the exact bytes come back; a chunk's bytes never change, and it is removed only with the
+subject whose key it was under, so what is known of a committed chunk stays true.
 """
 
 import re
@@ -32,10 +33,14 @@ from holdfast.errors import StoreRefused
 __all__ = [
     "CHUNKED",
     "DEFLATED",
+    "ERASED",
     "HASH_BYTES",
+    "INLINE_BYTES_MAX",
     "PLAIN",
     "chunk_hash",
+    "cut",
     "deflate",
+    "frames_of",
     "inflate",
     "load",
     "pack",
@@ -44,7 +49,7 @@ __all__ = [
     "split",
 ]
 
-PLAIN, DEFLATED, CHUNKED = 0, 1, 2
+PLAIN, DEFLATED, CHUNKED, ERASED = 0, 1, 2, 3
 
 INLINE_BYTES_MAX = 2_048
 DEFLATE_BYTES_MIN = 400
@@ -65,6 +70,9 @@ _LEVEL, _WINDOW = 3, -13
 _MEMORY_SMALL, _MEMORY_LARGE = 6, 7
 
 _ROOT = struct.Struct("<BQ")
+_U16, _U32 = struct.Struct("<H"), struct.Struct("<I")
+_SEALED_WHOLE, _SEALED_CUT = b"\x01\x00", b"\x01\x01"
+"""How encrypted payloads begin; JSON never does."""
 _END_OF_VALUE = re.compile(rb"\}(?:\]?,|\]\})")
 _END_OF_LINE = re.compile(rb"\\n|\n")
 
@@ -74,11 +82,12 @@ def split(payload: bytes) -> Generator[list[bytes], Sequence[int], tuple[int, by
 
     A small payload yields nothing, a large one its chunks and then, level by level, its nodes.
     """
-    if len(payload) < DEFLATE_BYTES_MIN:
+    if len(payload) < DEFLATE_BYTES_MIN or payload.startswith(_SEALED_WHOLE):
         return PLAIN, payload
-    if len(payload) <= INLINE_BYTES_MAX:
+    sealed = payload.startswith(_SEALED_CUT)
+    if len(payload) <= INLINE_BYTES_MAX and not sealed:
         return deflate(payload)
-    numbers = yield list(_cut(payload))
+    numbers = yield list(_sealed_parts(payload) if sealed else cut(payload))
     height = 0
     while len(numbers) > ROOT_NUMBERS_MAX:
         numbers = yield list(_nodes(numbers))
@@ -158,7 +167,26 @@ def deflate(plain: bytes) -> tuple[int, bytes]:
     return (DEFLATED, deflated) if len(deflated) < len(plain) * 7 // 8 else (PLAIN, plain)
 
 
-def _cut(payload: bytes) -> Iterator[bytes]:
+def _sealed_parts(payload: bytes) -> Iterator[bytes]:
+    """Return what comes before the frames of an encrypted payload, and each frame."""
+    (length,) = _U16.unpack_from(payload, 2)
+    start = 4 + length
+    (size,) = _U32.unpack_from(payload, start)
+    end = start + _U32.size + size
+    yield payload[:end]
+    yield from frames_of(payload[end:])
+
+
+def frames_of(frames: bytes) -> Iterator[bytes]:
+    """Return frames one by one, each with its length before it."""
+    start = 0
+    while start < len(frames):
+        (size,) = _U32.unpack_from(frames, start)
+        yield frames[start : start + _U32.size + size]
+        start += _U32.size + size
+
+
+def cut(payload: bytes) -> Iterator[bytes]:
     """Cut a payload into chunks, a large one into larger ones."""
     value_min, line_min = (256, 1_024) if len(payload) < LARGE_BYTES_MIN else (8_192, 8_192)
     start, end = 0, len(payload)

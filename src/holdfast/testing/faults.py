@@ -29,6 +29,7 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.subjects import Erasure, Subject
 
 __all__ = ["FaultyStore", "Host", "Trouble"]
 
@@ -243,6 +244,19 @@ class FaultyStore:
     async def receive(self, part: Part) -> None:
         label = f"receive {part.run}@{part.expected_seq}"
         await self._do(label, lambda: self.inner.receive(part))
+
+    async def subject(self, subject: str) -> Subject | None:
+        return await self._do(f"subject {subject}", lambda: self.inner.subject(subject))
+
+    async def subjects(self, *, after: str = "", limit: int) -> list[Subject]:
+        return await self._do("subjects", lambda: self.inner.subjects(after=after, limit=limit))
+
+    async def add_subject(self, subject: Subject) -> Subject:
+        label = f"add_subject {subject.id}"
+        return await self._do(label, lambda: self.inner.add_subject(subject))
+
+    async def erase(self, subject: str, told: NewRun) -> Erasure:
+        return await self._do(f"erase {subject}", lambda: self.inner.erase(subject, told))
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         if not ready:

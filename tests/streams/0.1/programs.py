@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pydantic
 
 import holdfast as hf
+from holdfast.subjects import Subject
 
 RETRY = hf.Retry(attempts=3, base_s=1, cap_s=60)
 
@@ -398,6 +399,15 @@ def play_accepted(s):
     s.work()
     s.run(s.client.accept("r", by="ann"))
     s.play()
+
+
+def play_erased(s):
+    s.run(s.store.add_subject(Subject("S", b"wrapped")))
+    s.start(chat, subject="S")
+    s.play()
+    s.run(s.client.cancel("r", by="ann"))
+    s.play()
+    s.run(s.client.erase("S", basis="a request", by="ann"))
 
 
 PLAYS = {

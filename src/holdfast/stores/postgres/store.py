@@ -32,6 +32,7 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.stores.no_subjects import NoSubjects
 from holdfast.stores.postgres import copies, leases, queries
 from holdfast.stores.postgres.batch import Batch, Birth, Chain, Post
 from holdfast.stores.postgres.flow import Flow, drive
@@ -61,7 +62,7 @@ PLACE_S = 0.1
 """How long events may stand in their streams without a position, while somebody writes."""
 
 
-class PostgresStore:
+class PostgresStore(NoSubjects):
     """A store in one PostgreSQL database, which many processes share; it is for one event loop."""
 
     def __init__(

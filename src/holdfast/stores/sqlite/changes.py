@@ -18,12 +18,14 @@ from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import RunRow
 from holdfast.errors import Conflict, Fenced
 from holdfast.ports import INCOMING, Append, Claim, Message, NewRun, Part, Transaction
-from holdfast.stores.payloads import PLAIN
+from holdfast.stores.payloads import ERASED, PLAIN
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.payloads import ChunkWriter
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.sealing import Sealing
+from holdfast.stores.sqlite.subjects import Subjects
 from holdfast.stores.sqlite.transaction import user_transaction
+from holdfast.subjects import Erasure
 
 __all__ = ["Changes", "lost_workers"]
 
@@ -39,6 +41,7 @@ class Changes:
         self._presence = presence
         self._execute = connection.execute
         self._chunks = ChunkWriter(connection)
+        self.subjects = Subjects(connection)
         self._numbers: dict[str, int] = {}
         """Run → its number, of runs seen lately."""
 
@@ -47,6 +50,7 @@ class Changes:
         self._numbers.clear()
         self._chunks.forget()
         self._sealing.forget()
+        self.subjects.forget()
 
     def append(self, change: Append) -> None:
         """Apply one change, or raise Fenced or Conflict and write nothing."""
@@ -97,9 +101,18 @@ class Changes:
 
     def create(self, new: NewRun, deliver: Sequence[Message]) -> bool:
         """Create a run unless its id is taken, and deliver messages."""
+        self.subjects.check_open(new.events)
         created = self._create(new)
         self.deliver(deliver)
         return created
+
+    def erase(self, subject: str, told: NewRun) -> Erasure:
+        """Destroy a subject's key and payloads and create the run that tells so."""
+        erasure = self.subjects.erase(subject)
+        self.forget()
+        assert self._create(told), f"{told.row.run} is taken"
+        self.subjects.erased(subject, told.row.run)
+        return erasure
 
     def deliver(self, messages: Sequence[Message]) -> list[bool]:
         """Put messages into inboxes; False for each that had arrived before."""
@@ -124,7 +137,7 @@ class Changes:
         holder = None if part.last else INCOMING
         values = (*moved, row.updated_at, row.wake_at, part.epoch, holder, number)
         self._execute(sql.RECEIVE, values)
-        self._add_events(number, part.events)
+        self._add_events(number, self.subjects.without_erased(part))
         for letter in part.inbox:
             self._deliver(letter.message)
             if letter.taken:
@@ -222,12 +235,13 @@ class Changes:
         rows = []
         for event in events:
             if event.payload is None:
-                form, stored = PLAIN, None
+                form, stored = (ERASED if event.committed else PLAIN), None
             else:
                 form, stored = self._chunks.store(event.payload)
             rows.append((number, event.seq, event.leaf, event.salt, form, stored))
         self._connection.executemany(sql.NEW_EVENT, rows)
         self._sealing.add([event.hash for event in events])
+        self.subjects.note(number, events)
 
     def _create(self, new: NewRun) -> bool:
         if not self._matches(sql.NEW_RUN, new.row):

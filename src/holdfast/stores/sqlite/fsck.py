@@ -26,8 +26,10 @@ from holdfast.core.limits import LEAF_BYTES_MAX
 from holdfast.core.state import ENDED, RunRow, fold
 from holdfast.errors import StoreError, StoreRefused
 from holdfast.ports import INCOMING
-from holdfast.stores.payloads import CHUNKED, chunk_hash, inflate, load
+from holdfast.stores.payloads import CHUNKED, ERASED, chunk_hash, inflate, load
 from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect, undo_pages
+from holdfast.stores.subjects import is_of
+from holdfast.stores.vault import WRAPPED_BYTES
 
 __all__ = ["Problem", "check_file", "objects"]
 
@@ -86,12 +88,15 @@ class _Checker:
         self.connection = connection
         self.problems: list[Problem] = []
         self.chunks: dict[int, bytes] = {}
+        self.subjects: dict[str, str] = {}
+        """Subject → the run that tells of its erasure, empty while it has its key."""
 
     def check(self) -> list[Problem]:
         steps = [
             self.begin,
             self.check_pages,
             self.check_objects,
+            self.check_subjects,
             self.check_chunks,
             self.check_positions,
             self.check_runs,
@@ -137,6 +142,21 @@ class _Checker:
                 none = (None, None, "nothing")
                 what = f"object {name!r}"
                 self.problem("", 0, what, expected.get(name, none)[2], found.get(name, none)[2])
+
+    def check_subjects(self) -> None:
+        """A subject has its key, or a run that tells of its erasure."""
+        statement = """
+        SELECT subject.id, key, erased, run.id FROM subject
+        LEFT JOIN subject_key ON subject = subject.n LEFT JOIN run ON run.id = erased"""
+        for id_, key, erased, told in self.all(statement):
+            self.subjects[id_] = erased
+            if erased and told is None:
+                self.problem("", 0, f"erasure of {id_!r}", f"run {erased!r}", "no such run")
+            destroyed = key == bytes(WRAPPED_BYTES)
+            if key is None or destroyed != bool(erased) or len(key) != WRAPPED_BYTES:
+                expected = "none left" if erased else f"{WRAPPED_BYTES} bytes"
+                found = "none" if key is None or destroyed else f"{len(key)} bytes"
+                self.problem("", 0, f"key of subject {id_!r}", expected, found)
 
     def check_chunks(self) -> None:
         for n, digest, form, data in self.connection.execute(
@@ -220,6 +240,8 @@ class _Checker:
         if not event.committed:
             if stored is not None or salt is not None:
                 self.problem(run, seq, "payload", "none", "one that the leaf does not know of")
+        elif event.sub:
+            self.check_sealed(event, salt, form, stored)
         elif stored is None or salt is None:
             missing = "payload" if stored is None else "salt"
             self.problem(run, seq, missing, f"what {event.committed} commits to", "nothing")
@@ -231,6 +253,21 @@ class _Checker:
                 return
             if found != event.committed:
                 self.problem(run, seq, "payload", event.committed, found)
+
+    def check_sealed(
+        self, event: Event, salt: bytes | None, form: int, stored: bytes | None
+    ) -> None:
+        """The payload of a subject is encrypted, or gone with its key; what it says is not seen."""
+        run, seq, erased = event.run, event.seq, self.subjects.get(event.sub)
+        if erased is None:
+            self.problem(run, seq, "subject", f"one called {event.sub!r}", "none")
+        elif erased:
+            if stored is not None or form != ERASED:
+                self.problem(run, seq, "payload", f"none, erased by {erased}", "one")
+        elif stored is None:
+            self.problem(run, seq, "payload", f"what {event.committed} commits to", "nothing")
+        elif salt is not None or not is_of(event.sub, self.load(form, stored)):
+            self.problem(run, seq, "payload", f"one sealed for {event.sub!r}", "another")
 
     def check_order(
         self, row: RunRow, places: Sequence[tuple[int, int]], events: Sequence[Event]
@@ -271,8 +308,8 @@ class _Checker:
         inbox = "SELECT id, topic, taken FROM inbox WHERE run = ? ORDER BY n"
         consumed: set[str] = set()
         for id_, topic, taken in self.all(inbox, row.run):
-            if taken is None:
-                continue
+            if not taken:
+                continue  # unread, or erased unread
             consumed.add(id_)
             ours = topic.startswith("$")
             if not (1 <= taken <= row.seq and (ours or took.get(id_, taken + 1) <= taken)):
@@ -305,6 +342,8 @@ class _Checker:
             " FROM inbox NOT INDEXED"
         ):
             what = f"inbox number {n}"
+            if form == ERASED and payload is None and taken == 0:
+                continue
             if taken is not None and not known:
                 self.problem(run, 0, what, "a run that consumed it", "no such run")
             if (taken is None) != (payload is not None):

@@ -21,6 +21,8 @@ from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
 from holdfast.stores.sqlite.presence import Presence
+from holdfast.stores.sqlite.subjects import KNOWN, LISTED, subject_of
+from holdfast.subjects import Subject
 
 __all__ = ["Queries", "next_prefix", "rows_statement"]
 
@@ -97,6 +99,12 @@ class Queries:
         lost = self.lost(now)
         known = (WorkerInfo(*fields) for fields in self.all(sql.WORKERS_KNOWN, ()))
         return [worker for worker in known if worker.worker not in lost]
+
+    def subject(self, id_: str) -> Subject | None:
+        return next((subject_of(*row) for row in self.all(KNOWN, (id_,))), None)
+
+    def subjects(self, after: str, limit: int) -> list[Subject]:
+        return [subject_of(*row) for row in self.all(LISTED, (after, limit))]
 
     def lost(self, now: int) -> set[str]:
         """Return who has a row and holds nothing any more."""

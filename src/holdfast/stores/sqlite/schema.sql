@@ -1,9 +1,10 @@
--- The tables of a store file, as version 4 of the format has them; PRAGMA user_version says which
+-- The tables of a store file, as version 5 of the format has them; PRAGMA user_version says which
 -- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
 -- Times are µs since the epoch of Unix, 0 for never. `form` says how the payload beside it is kept:
--- 0 as it is, 1 deflated, 2 as the root of a tree of chunks; NULL as payload means there is none.
+-- 0 as it is, 1 deflated, 2 as the root of a tree of chunks, 3 erased; NULL as payload means there is
+-- none (any more). A payload on behalf of a subject is encrypted, with its salt inside.
 -- A file may hold tables of its user's as well; they take no part in anything below.
 
 -- run: the row of each run (what its stream folds to), and its lease.
@@ -66,7 +67,7 @@ CREATE UNIQUE INDEX event_seq ON event (run, seq);
 -- message may be there before its run is. `n` counts arrivals over the whole store. `cause` is
 -- JSON. A message that was consumed keeps its row and loses its payload, which an event holds now;
 -- `taken` is the length of the run's stream after the change that consumed it, NULL while the
--- message is unread.
+-- message is unread, 0 when it was erased unread.
 CREATE TABLE inbox (
   n INTEGER PRIMARY KEY,
   run TEXT NOT NULL,
@@ -91,6 +92,31 @@ CREATE TABLE worker (
   locked INTEGER NOT NULL,
   since INTEGER NOT NULL DEFAULT 0,
   about TEXT NOT NULL DEFAULT ''
+) STRICT, WITHOUT ROWID;
+
+-- subject: on whose behalf payloads are kept, by a pseudonymous id. `erased` is the run that tells of
+-- the erasure, empty while there was none; `scrubbed` is 0 from then on until no older page of the
+-- file is left in the write-ahead log.
+CREATE TABLE subject (
+  n INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  erased TEXT NOT NULL,
+  scrubbed INTEGER NOT NULL
+) STRICT;
+
+-- subject_key: a subject's data key, wrapped by a master key that is never in this file; 60 bytes,
+-- all 0 once it was destroyed. Rows are of one length and in the order of their numbers, so none is
+-- ever moved, and overwriting one leaves no copy.
+CREATE TABLE subject_key (
+  subject INTEGER PRIMARY KEY,
+  key BLOB NOT NULL
+) STRICT;
+
+-- subject_run: which runs hold payloads of a subject.
+CREATE TABLE subject_run (
+  subject INTEGER NOT NULL,
+  run INTEGER NOT NULL,
+  PRIMARY KEY (subject, run)
 ) STRICT, WITHOUT ROWID;
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

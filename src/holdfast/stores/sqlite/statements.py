@@ -168,10 +168,10 @@ SELECT epoch, worker, @FIELDS FROM run WHERE id >= ?1 AND id > ?2 ORDER BY id LI
 STANDING_BELOW = STANDING.replace("ORDER", "AND id < ?4 ORDER")
 INBOX = """
 SELECT taken, n, id, topic, form, payload, at, sender, cause FROM inbox
-WHERE run = ? AND n > ? ORDER BY n LIMIT ?"""
+WHERE run = ? AND n > ? AND form <> 3 ORDER BY n LIMIT ?"""
 STRAYS = """
 SELECT DISTINCT run FROM inbox
-WHERE run > ? AND NOT EXISTS (SELECT 1 FROM run AS known WHERE known.id = inbox.run)
+WHERE run > ? AND form <> 3 AND NOT EXISTS (SELECT 1 FROM run AS known WHERE known.id = inbox.run)
 ORDER BY run LIMIT ?"""
 WAKES = """
 SELECT wake_at FROM run

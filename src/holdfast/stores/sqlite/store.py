@@ -15,13 +15,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
-from holdfast.errors import StoreError, UsageError
+from holdfast.errors import StoreError, SubjectErased, UsageError
 from holdfast.ports import (
     Append,
     Claim,
@@ -40,7 +41,9 @@ from holdfast.stores.sqlite.queries import Queries
 from holdfast.stores.sqlite.sealing import Sealing, no_notaries
 from holdfast.stores.sqlite.signed import SqliteSignedLog
 from holdfast.stores.sqlite.snapshot import SqliteSnapshot
+from holdfast.stores.sqlite.subjects import scrub
 from holdfast.stores.sqlite.writer import Writer
+from holdfast.subjects import Erasure, Subject
 
 __all__ = ["SqliteStore"]
 
@@ -74,6 +77,8 @@ class SqliteStore:
             self._far = Queries(connect(path, read_only=True), path, presence)
         self._reader = None if inline else ThreadPoolExecutor(1, "holdfast-reader")
         self._changes = None
+        if connection:
+            scrub(connection)  # an erasure may have been cut off behind its commit
         self._writer = None
         if connection and self._sealing:
             self._changes = Changes(connection, presence, self._sealing)
@@ -244,6 +249,26 @@ class SqliteStore:
     async def receive(self, part: Part) -> None:
         changes, writer = self._writing()
         await writer.put(changes.receive, part, readies=part.last)
+
+    async def subject(self, subject: str) -> Subject | None:
+        return self._near.subject(subject)
+
+    async def subjects(self, *, after: str = "", limit: int) -> list[Subject]:
+        return await self._read_far(self._far.subjects, after, limit)
+
+    async def add_subject(self, subject: Subject) -> Subject:
+        changes, writer = self._writing()
+        kept: Subject = await writer.put(changes.subjects.add, subject, readies=False)
+        return kept
+
+    async def erase(self, subject: str, told: NewRun) -> Erasure:
+        changes, writer = self._writing()
+        try:
+            erasure: Erasure = await writer.put(changes.erase, subject, told, alone=True)
+        except SubjectErased as error:
+            error.facts["scrubbed"] = await writer.put(scrub, alone=True, bare=True)
+            raise
+        return replace(erasure, scrubbed=await writer.put(scrub, alone=True, bare=True))
 
     async def close(self) -> None:
         if self._reader:

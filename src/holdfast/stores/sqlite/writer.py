@@ -64,6 +64,8 @@ class _Job:
     """It wants a transaction of its own, undone when it raises anything at all."""
     readies: bool
     """It may make a run ready."""
+    bare: bool = False
+    """It wants no transaction, and the connection as its only argument; it is ``alone`` too."""
 
 
 class Writer:
@@ -111,9 +113,11 @@ class Writer:
         *arguments: Any,
         alone: bool = False,
         readies: bool = True,
+        bare: bool = False,
     ) -> "asyncio.Future[Any]":
         """Have ``operation(*arguments)`` run in a transaction; the future tells what came of it."""
-        job = _Job(operation, arguments, asyncio.get_running_loop().create_future(), alone, readies)
+        answer = asyncio.get_running_loop().create_future()
+        job = _Job(operation, arguments, answer, alone, readies, bare)
         if self._closed:
             job.answer.set_exception(StoreUnavailable(f"{self._path}: the store is closed."))
         elif self._thread:
@@ -164,6 +168,8 @@ class Writer:
         """Run jobs in one transaction and return an answer each: a value or an exception."""
         answers: list[Any] = []
         try:
+            if group[0].bare:
+                return [group[0].operation(self._connection)]
             self._connection.execute("BEGIN IMMEDIATE")
             for job in group:
                 try:
