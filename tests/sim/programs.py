@@ -731,7 +731,7 @@ def question() -> Program:
 
 @program
 def stubborn() -> Program:
-    """Retries: a budget that suffices, and one that does not."""
+    """Retries: budgets that just suffice, and one that does not."""
     world = World(
         honours={"push"},
         faults={"look": ["lost"] * 2, "doomed": ["lost"] * 9, "push": ["cut", "lost"]},
@@ -739,6 +739,7 @@ def stubborn() -> Program:
 
     @hf.step(retry=hf.Retry(attempts=3, base_s=1.0, cap_s=8.0))
     async def look(n: int) -> int:
+        await asyncio.sleep(0.1)
         world.look("look", n)
         return n
 

@@ -15,7 +15,6 @@ One seed decides everything, so the same seed gives the same log, byte for byte.
 
 import asyncio
 import contextvars
-import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +41,8 @@ QUIET_US = 8_000_000
 """After so long without a change to the log, the clock may jump to the next wake-up."""
 STUCK_US = 120_000_000
 """After so long without a change or a wake-up to come, nothing will happen any more."""
-CALLBACKS_MAX = 500_000
+CALLBACKS_MAX = 40_000
+"""Ten times what the longest program takes."""
 
 
 class Fate(Protocol):
@@ -101,7 +101,7 @@ class Process:
             with self.loop.running():
                 while self.alive and self.loop.ready:
                     self.loop.step()
-                    simulation.callbacks += 1
+                    simulation.count_callback()
                     if one:
                         break
         finally:
@@ -405,8 +405,18 @@ class Simulation:
             else:
                 for process in ready:
                     process.run()
-            if self.callbacks > CALLBACKS_MAX:
-                raise Stuck(f"{CALLBACKS_MAX} callbacks, and no end; at last {self.points[-8:]}")
+
+    def count_callback(self) -> None:
+        """Count a callback that has run, and go no further once something is found not to hold.
+
+        Raises:
+            AssertionError: an invariant does not hold.
+            Stuck: there is no end to it.
+        """
+        assert not self.broken, "; ".join(self.broken)
+        self.callbacks += 1
+        if self.callbacks > CALLBACKS_MAX:
+            raise Stuck(f"{CALLBACKS_MAX} callbacks, and no end; at last {self.points[-8:]}")
 
     def run_to_the_end(self, *, abreast: int = 1) -> None:
         """Start processes, and another for each that is killed, until all have finished."""
@@ -484,8 +494,3 @@ class Simulation:
         """Return all runs."""
         living = next(p for p in reversed(self.processes) if p.alive)
         return at_once(living.inner.rows(limit=100_000))
-
-
-def silence() -> None:
-    """Keep what workers log about simulated disasters out of the way."""
-    logging.getLogger("holdfast").setLevel(logging.CRITICAL)
