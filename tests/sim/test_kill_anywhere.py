@@ -5,7 +5,8 @@ body per intent, nothing without a durable intent, gapless streams, rows that ar
 replays, messages consumed once, causes that end outside. Method: the programs of ``programs.py``
 use all that the library offers; each is run anew for every point it passes (before and behind each
 operation of the store, each deed, inside each transaction) with one disaster there, in virtual
-time, on the memory store and on SQLite. A failure names program, seed, disaster and point.
+time, on the memory store and on SQLite (there at every point a kill, and the others at some; `make
+soak` tries all). A failure names program, seed, disaster and point.
 """
 
 import importlib.util
@@ -34,9 +35,15 @@ def test_a_kill_anywhere_on_sqlite(name, on_files):
     assert everywhere(programs.PROGRAMS[name](), on_files, "kill") >= 10
 
 
+@each_program
+def test_a_stop_a_pause_and_a_drain_at_a_sample_of_points_on_sqlite(name, on_files):
+    for disaster in ("stop", "pause", "drain"):
+        assert everywhere(programs.PROGRAMS[name](), on_files, disaster, points_max=7) == 7
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("disaster", DISASTERS)
+@pytest.mark.parametrize("disaster", [*DISASTERS, "pause"])
 @each_program
 def test_literally_anywhere_on_sqlite(name, disaster, on_files):
     assert everywhere(programs.PROGRAMS[name](), on_files, disaster, literally=True) > 50
@@ -47,5 +54,5 @@ def test_literally_anywhere_on_sqlite(name, disaster, on_files):
 @pytest.mark.parametrize("seed", range(1, 6))
 @each_program
 def test_literally_anywhere_by_other_seeds(name, seed, in_memory):
-    for disaster in DISASTERS:
+    for disaster in [*DISASTERS, "pause"]:
         everywhere(programs.PROGRAMS[name](), in_memory, disaster, seed=seed, literally=True)

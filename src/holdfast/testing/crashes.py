@@ -138,6 +138,7 @@ def everywhere(
     *,
     seed: int = 0,
     literally: bool = False,
+    points_max: int = 1_000_000,
 ) -> int:
     """Try a disaster at every point of a program; return at how many.
 
@@ -151,12 +152,31 @@ def everywhere(
         disaster: What happens.
         seed: Decides everything else.
         literally: Kill at the other points too.
+        points_max: At how many points, spread evenly over the program; all, unless said.
 
     Raises:
         BrokenPromise: an invariant does not hold; names the seed and the point.
     """
     reference = undisturbed(program, fresh, seed=seed)
-    tried = 0
+    numbers = _worth_trying(reference, disaster, literally=literally)
+    step = max(1.0, len(numbers) / points_max)
+    chosen = [numbers[int(n * step)] for n in range(min(len(numbers), points_max))]
+    for number in chosen:
+        try:
+            outcome = once_at(program, fresh, disaster, number, seed=seed)
+            _judge(reference, outcome, disaster)
+        except BaseException as error:
+            label = reference.points[number - 1]
+            raise BrokenPromise(
+                f"program {program.name!r}, seed {seed}: {disaster} at point {number} ({label}):"
+                f" {type(error).__name__}: {error}"
+            ) from error
+    return len(chosen)
+
+
+def _worth_trying(reference: Outcome, disaster: Disaster, *, literally: bool) -> list[int]:
+    """Return the numbers of the points at which a disaster may make a difference of its own."""
+    numbers = []
     moment = (-1, -1)
     for number, label in enumerate(reference.points, 1):
         before, moment = moment, reference.moments[number - 1]
@@ -165,16 +185,8 @@ def everywhere(
             continue  # the transaction holds the store: nobody else could take over
         if disaster == "kill" and moment == before and not (within or literally):
             continue
-        try:
-            outcome = once_at(program, fresh, disaster, number, seed=seed)
-            _judge(reference, outcome, disaster)
-        except BaseException as error:
-            raise BrokenPromise(
-                f"program {program.name!r}, seed {seed}: {disaster} at point {number} ({label}):"
-                f" {type(error).__name__}: {error}"
-            ) from error
-        tried += 1
-    return tried
+        numbers.append(number)
+    return numbers
 
 
 def undisturbed(program: Program, fresh: Callable[[], OpenStore], *, seed: int = 0) -> Outcome:
