@@ -28,7 +28,7 @@
         │   └── KeyMissing            the store is signed, and its private key is not at hand
         ├── VaultMissing              payloads are encrypted, and their keys not at hand
         ├── Conflict                  the stream has another length than the append expected
-        └── Fenced                    a later epoch owns the run
+        └── Fenced                    another epoch owns the run
 
     BaseException
     ├── RunSuspended                  unwinds a coroutine whose run leaves memory
@@ -202,7 +202,7 @@ class Conflict(StoreError):  # noqa: N818 - the glossary's word for it
 
 
 class Fenced(StoreError):  # noqa: N818 - the glossary's word for it
-    """A later epoch owns the run; nothing was written."""
+    """Another epoch owns the run; nothing was written."""
 
 
 class RunSuspended(BaseException):

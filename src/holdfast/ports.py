@@ -3,7 +3,7 @@
 The store is the one that matters. Its single way to write a stream is ``append``: it checks epoch
 and length, and writes events, the run's row and the effects on other projections in one
 transaction, or nothing. Two exceptions say that nothing was written for a reason of the stream:
-``Fenced`` (a later epoch owns the run) and ``Conflict`` (the stream has another length).
+``Fenced`` (another epoch owns the run) and ``Conflict`` (the stream has another length).
 ``StoreUnavailable`` says that nothing was written for a reason of the world.
 
 Two ways to extend holdfast stand here too: *middleware* around a step, and *followers* behind the
@@ -251,7 +251,7 @@ class Store(Protocol):
         runs may share a commit.
 
         Raises:
-            Fenced: the run's epoch is larger than the change's.
+            Fenced: the run is at another epoch than the change.
             Conflict: the stream's length is not ``expected_seq``.
             StoreUnavailable: the disk is full, the file is locked for too long, … .
         """

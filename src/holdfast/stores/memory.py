@@ -20,7 +20,7 @@ from typing import Any
 
 from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import ENDED, RunRow, fold
-from holdfast.errors import Conflict, Fenced, StoreError, UsageError
+from holdfast.errors import Conflict, StoreError, UsageError
 from holdfast.ports import (
     INCOMING,
     Append,
@@ -34,6 +34,7 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.stores.fencing import check_place
 from holdfast.stores.memory_subjects import SubjectsInMemory, without
 from holdfast.stores.subjects import check_open
 from holdfast.stores.unsigned import UnsignedLog
@@ -296,27 +297,7 @@ class MemoryStore(SubjectsInMemory):
     def _check(self, run: str, epoch: int, expected_seq: int) -> None:
         """Refuse a change of a run that has moved on."""
         held = self._runs.get(run)
-        if held is None:
-            raise Conflict(
-                f"run {run!r} does not exist; an append expected it to have {expected_seq} events.",
-                run=run,
-            )
-        if held.epoch > epoch:
-            raise Fenced(
-                f"run {run!r} is at epoch {held.epoch}, a worker sent epoch {epoch}: another worker"
-                " has claimed the run since.",
-                run=run,
-                epoch=held.epoch,
-            )
-        assert held.epoch == epoch, (
-            f"run {run!r}: nobody was given epoch {epoch}, it is {held.epoch}"
-        )
-        if held.row.seq != expected_seq:
-            raise Conflict(
-                f"run {run!r} has {held.row.seq} events, an append expected {expected_seq}.",
-                run=run,
-                seq=held.row.seq,
-            )
+        check_place(run, epoch, expected_seq, (held.epoch, held.row.seq) if held else None)
 
     def _verify(self, change: Append) -> None:
         """Assert that a change which ``_check`` let through makes sense."""

@@ -67,6 +67,16 @@ class LeaseConformance:
         agree("a claim after the owner's own", await claim(store, "bob", late), [])
         agree("runs claimed late", len(await claim(store, "bob", late + LEASE_US)), 1)
 
+    @on_a_store
+    async def test_an_epoch_that_nobody_was_given_writes_nothing(self, store: Store) -> None:
+        """As from a worker that goes on while an older copy of the store is put back."""
+        script = await hold(store)
+        above = Script(script.events, at=NOW, epoch=script.epoch + 1).change(NOTE)
+        before = await everything(store)
+        await refused(Fenced, store.append(above))
+        await refused(Fenced, transact(store, above))
+        agree("everything", await everything(store), before)
+
     @on_two_stores
     async def test_a_zombie_writes_nothing(self, one: Store, two: Store) -> None:
         zombie = await hold(one)

@@ -73,7 +73,7 @@ class StoreModel:
     def refusal(self, change: Append) -> type[StoreError] | None:
         """Return the error that a change must meet."""
         run = self.runs.get(change.run)
-        if run and run.epoch > change.epoch:
+        if run and run.epoch != change.epoch:
             return Fenced
         return None if run and len(run.events) == change.expected_seq else Conflict
 

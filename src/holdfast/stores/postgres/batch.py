@@ -18,13 +18,14 @@ from holdfast.core.events import Event
 from holdfast.core.state import RunRow
 from holdfast.errors import Conflict, Fenced
 from holdfast.ports import Append, Message, NewRun
+from holdfast.stores.fencing import check_place
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import Flow, Round, Row
 from holdfast.stores.postgres.payloads import Chunks, Fresh, Stored
 from holdfast.stores.postgres.queries import cause_text
 from holdfast.stores.postgres.values import Bytes, Ints, Texts
 
-__all__ = ["Batch", "Birth", "Chain", "Post", "Write", "check_place", "fault"]
+__all__ = ["Batch", "Birth", "Chain", "Post", "Write", "fault"]
 
 _GOING = ("pending", "running")
 
@@ -125,32 +126,6 @@ class Batch:
                     arrived.append(mark in done)
                     done.discard(mark)  # the same once more has arrived before
                 return arrived
-
-
-def check_place(run: str, epoch: int, expected_seq: int, place: tuple[int, int] | None) -> None:
-    """Refuse a change of a run that is at another (epoch, seq), or that there is not.
-
-    Raises:
-        Fenced, Conflict: as ``Store.append`` does.
-    """
-    if place is None:
-        raise Conflict(
-            f"run {run!r} does not exist; an append expected it to have {expected_seq} events.",
-            run=run,
-        )
-    held, seq = place
-    if held > epoch:
-        raise Fenced(
-            f"run {run!r} is at epoch {held}, a worker sent epoch {epoch}: another worker has"
-            " claimed the run since.",
-            run=run,
-            epoch=held,
-        )
-    assert held == epoch, f"run {run!r}: nobody was given epoch {epoch}, it is {held}"
-    if seq != expected_seq:
-        raise Conflict(
-            f"run {run!r} has {seq} events, an append expected {expected_seq}.", run=run, seq=seq
-        )
 
 
 def fault(change: Append) -> str:

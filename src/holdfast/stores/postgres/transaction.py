@@ -23,8 +23,9 @@ from psycopg.errors import Diagnostic
 
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.ports import Append, Transaction
+from holdfast.stores.fencing import check_place
 from holdfast.stores.postgres import statements as sql
-from holdfast.stores.postgres.batch import Batch, Chain, check_place, fault
+from holdfast.stores.postgres.batch import Batch, Chain, fault
 from holdfast.stores.postgres.flow import Flow, Row, drive_inside
 from holdfast.stores.postgres.link import (
     OPERATION_S,

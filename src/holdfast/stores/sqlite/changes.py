@@ -16,8 +16,9 @@ import apsw
 
 from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import RunRow
-from holdfast.errors import Conflict, Fenced
+from holdfast.errors import Conflict
 from holdfast.ports import INCOMING, Append, Claim, Message, NewRun, Part, Transaction
+from holdfast.stores.fencing import check_place
 from holdfast.stores.payloads import ERASED, PLAIN
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.payloads import ChunkWriter
@@ -74,7 +75,13 @@ class Changes:
         if change.release or row.wake_at or not self._matches(sql.ADVANCE, moved + match):
             if not self._matches(sql.MOVE, (*moved, row.wake_at, *match)):
                 self._check(change.run, change.epoch, change.expected_seq)
-                raise AssertionError(f"run {change.run!r}: no event has the leaf hash {head}")
+                raise Conflict(
+                    f"run {change.run!r}: its event {change.expected_seq} has not the leaf hash"
+                    f" {head} that an append expected. Was another copy of the store put in its"
+                    " place?",
+                    run=change.run,
+                    seq=change.expected_seq,
+                )
             settle = True
         self._add_events(number, change.events)
         for n in change.consume:
@@ -210,26 +217,7 @@ class Changes:
     def _check(self, run: str, epoch: int, expected_seq: int) -> None:
         """Refuse a change of a run that has moved on."""
         found = self._all(sql.PLACE, (run,))
-        if not found:
-            raise Conflict(
-                f"run {run!r} does not exist; an append expected it to have {expected_seq} events.",
-                run=run,
-            )
-        ((held, seq),) = found
-        if held > epoch:
-            raise Fenced(
-                f"run {run!r} is at epoch {held}, a worker sent epoch {epoch}: another worker has"
-                " claimed the run since.",
-                run=run,
-                epoch=held,
-            )
-        assert held == epoch, f"run {run!r}: nobody was given epoch {epoch}, it is {held}"
-        if seq != expected_seq:
-            raise Conflict(
-                f"run {run!r} has {seq} events, an append expected {expected_seq}.",
-                run=run,
-                seq=seq,
-            )
+        check_place(run, epoch, expected_seq, found[0] if found else None)
 
     def _add_events(self, number: int, events: Sequence[Event]) -> None:
         rows = []
