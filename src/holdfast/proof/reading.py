@@ -211,7 +211,8 @@ class Reading:
                 self._find("checkpoint", f"{damaged}: it is not signed by {key}")
             self._head = next(self._heads, None)
         self.bad += reversed(self._expected)
-        if not self.bad and self.good < size:
+        damaged_heads = any(finding.kind == "checkpoint" for finding in self.findings)
+        if self.good < size and not (self.bad or damaged_heads):
             says = f"signed heads cover {self.good} of {size} events"
             self._find("log", f"{says}: nothing shows what those behind them were")
 
@@ -231,8 +232,10 @@ class Reading:
                 self._find("event", facts, index, run, seq)
             else:
                 if entry.place and entry.place != facts[:2]:
-                    says = f"it is kept as event {seq} of run {run!r}"
-                    self._find("event", says, index, facts.run, facts.seq)
+                    says = f"it is kept as event {seq} of run {run!r}, and says otherwise"
+                    self._find("event", says, index, run, seq)
+                    if self._is_next(run, seq):  # then it is the leaf that was altered
+                        facts = facts._replace(run=run, seq=seq)
                 self._follow(index, hash_, facts)
                 if facts.erases:
                     self._subjects.setdefault(facts.erases, _Subject()).erased = index
@@ -247,6 +250,10 @@ class Reading:
         if not (index + 1) % TILE_HASHES:
             self._compare_full()
             self._recent.clear()
+
+    def _is_next(self, run: str, seq: int) -> bool:
+        last = self.last.get(run)
+        return seq == (last.seq + 1 if last else 1)
 
     def _follow(self, index: int, hash_: bytes, facts: _Facts) -> None:
         """Check that an event follows the one before it in its run."""

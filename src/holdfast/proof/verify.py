@@ -221,6 +221,6 @@ def _mismatched(reading: Reading) -> Iterator[Finding]:
             yield Finding("log", f"truncated: {expected.size} events are {who}, here are {size}")
         elif expected.own:
             window = f"{reading.good + 1} to {expected.size} of the log"
-            yield Finding("log", f"{expected.says}: what was signed as events {window} was others")
+            yield Finding("log", f"{expected.says}: events {window} were others when it was signed")
         else:
             yield Finding("log", expected.says)
