@@ -3,15 +3,20 @@
 ``provider`` takes a list of answers, one per request, the last of which serves all that follow. An
 answer is a function of the connection; ``say``, ``stream`` and ``refuse`` make those of an
 OpenAI-compatible server.
+
+``world`` does the deeds that agents in worker processes ask for, counts them, and interferes.
 """
 
+import contextlib
 import json
 import select
 import threading
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import openai
 import pytest
@@ -252,3 +257,89 @@ def replay():
             return machine.ended and not machine.issued
 
     return replayed
+
+
+class Request(NamedTuple):
+    pid: int
+    verb: str
+    order: str
+    key: str
+    attempt: int
+
+
+class World:
+    """Does what it is asked, counts, and interferes when told to."""
+
+    def __init__(self):
+        self.deeds, self.keys, self.requests = Counter(), set(), []
+        self.voided = {}
+        """Order → the attempt that was looked up and not found: it is not taken any more."""
+        self.interfere = lambda _request, _moment: None
+        """Called before and after the deed and behind the answer; True: no answer is given."""
+        self._lock = threading.Lock()
+
+    def serve(self, request, answer):
+        with self._lock:
+            self.requests.append(request)
+            if self.interfere(request, "before"):
+                return
+            said = self._act(request)
+            if self.interfere(request, "after"):
+                return
+        answer(said)
+        with self._lock:
+            self.interfere(request, "answered")
+
+    def _act(self, request):
+        deed = f"{request.verb} {request.order}"
+        match request.verb:
+            case "look":
+                return f"saw {request.order}"
+            case "find":
+                if self.deeds[f"pay {request.order}"]:
+                    return f"paid {request.order}"
+                self.voided[request.order] = request.attempt
+                return ""
+            case "pay":
+                if request.attempt <= self.voided.get(request.order, 0):
+                    return "void"
+                self.deeds[deed] += 1
+                return f"paid {request.order}"
+            case _:
+                if request.key not in self.keys:
+                    self.keys.add(request.key)
+                    self.deeds[deed] += 1
+                return f"shipped {request.order}"
+
+
+@pytest.fixture
+def world():
+    """A world, and its URL as an attribute."""
+    world = World()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            _, verb, order = self.path.split("/")
+            pid, attempt = int(self.headers["pid"]), int(self.headers["attempt"])
+            world.serve(Request(pid, verb, order, self.headers["key"], attempt), self.answer)
+
+        def answer(self, said):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(said.encode())
+
+        def log_message(self, *_):
+            pass
+
+        def handle(self):
+            with contextlib.suppress(ConnectionError):  # whoever asked is dead
+                super().handle()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    world.url = f"http://127.0.0.1:{server.server_port}"
+    yield world
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -18,7 +18,8 @@ import holdfast as hf
 def ask(path: str, key: str = "") -> str:
     """Send a request to the world and return its answer."""
     connection = http.client.HTTPConnection(urlsplit(os.environ["WORLD_URL"]).netloc, timeout=60)
-    connection.request("POST", path, headers={"pid": str(os.getpid()), "key": key})
+    headers = {"pid": str(os.getpid()), "key": key, "attempt": str(hf.attempt())}
+    connection.request("POST", path, headers=headers)
     answer = connection.getresponse()
     if answer.status != http.HTTPStatus.OK:
         raise ConnectionError(f"{path}: {answer.status}")

@@ -7,7 +7,6 @@ holdfast, does what it is asked and counts. It is also the hand that kills: righ
 right after, or behind its answer, at requests drawn from a seed. Afterwards the file is checked.
 """
 
-import contextlib
 import importlib.util
 import os
 import random
@@ -17,9 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -34,84 +31,6 @@ SHORT_LEASE_S, LONG_LEASE_S = 0.6, 60.0
 spec = importlib.util.spec_from_file_location("kill_desk", DESK)
 desk = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(desk)
-
-
-class Request(NamedTuple):
-    pid: int
-    verb: str
-    order: str
-    key: str
-
-
-class World:
-    """Does what it is asked, counts, and interferes when told to."""
-
-    def __init__(self):
-        self.deeds, self.keys, self.requests = Counter(), set(), []
-        self.interfere = lambda _request, _moment: None
-        """Called before and after the deed and behind the answer; True: no answer is given."""
-        self._lock = threading.Lock()
-
-    def serve(self, request, answer):
-        with self._lock:
-            self.requests.append(request)
-            if self.interfere(request, "before"):
-                return
-            said = self._act(request)
-            if self.interfere(request, "after"):
-                return
-        answer(said)
-        with self._lock:
-            self.interfere(request, "answered")
-
-    def _act(self, request):
-        deed = f"{request.verb} {request.order}"
-        match request.verb:
-            case "look":
-                return f"saw {request.order}"
-            case "find":
-                return f"paid {request.order}" if self.deeds[f"pay {request.order}"] else ""
-            case "pay":
-                self.deeds[deed] += 1
-                return f"paid {request.order}"
-            case _:
-                if request.key not in self.keys:
-                    self.keys.add(request.key)
-                    self.deeds[deed] += 1
-                return f"shipped {request.order}"
-
-
-@pytest.fixture
-def world():
-    """A world, and its URL as an attribute."""
-    world = World()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            _, verb, order = self.path.split("/")
-            pid, key = int(self.headers["pid"]), self.headers["key"]
-            world.serve(Request(pid, verb, order, key), self.answer)
-
-        def answer(self, said):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(said.encode())
-
-        def log_message(self, *_):
-            pass
-
-        def handle(self):
-            with contextlib.suppress(ConnectionError):  # whoever asked is dead
-                super().handle()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    world.url = f"http://127.0.0.1:{server.server_port}"
-    yield world
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture

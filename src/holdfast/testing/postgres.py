@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from holdfast.errors import UsageError
 
-__all__ = ["PostgresServer", "find_programs"]
+__all__ = ["PostgresServer", "find_programs", "short_folder"]
 
 _SETTINGS = {
     "listen_addresses": "''",
@@ -62,7 +62,7 @@ class PostgresServer:
         """
         self._made = folder is None
         self._user = _user()
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="hf-pg-", dir=_short_folder()))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="hf-pg-", dir=short_folder()))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.programs = programs or find_programs()
@@ -81,6 +81,11 @@ class PostgresServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -109,7 +114,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, with a new cluster if there is none in the folder."""
         if not self.data.exists():
-            self._own(self.folder)
+            self.own()
             common = ("--username=holdfast", "--auth=trust", "--encoding=UTF8", "--no-sync")
             self.run("initdb", f"--pgdata={self.data}", *common, "--no-locale", "--no-instructions")
         options = (f"-c{name}={value.strip(chr(39))}" for name, value in self.settings.items())
@@ -170,11 +175,12 @@ class PostgresServer:
             raise UsageError(f"{program} {' '.join(words)} failed: {done.stderr or done.stdout}")
         return str(done.stdout)
 
-    def _own(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
+    def own(self) -> None:
+        """Make the folder, and give it to the server's user."""
+        self.folder.mkdir(exist_ok=True)
         if self._user:
-            os.chown(folder, self._user["user"], self._user["group"])
-            folder.chmod(0o755)
+            os.chown(self.folder, self._user["user"], self._user["group"])
+            self.folder.chmod(0o755)
 
     def _wait(self) -> None:
         """Return when connections are taken."""
@@ -195,7 +201,7 @@ class PostgresServer:
         raise UsageError(f"PostgreSQL takes no connections: {self.log.read_text()[-2000:]}")
 
 
-def _short_folder() -> str:
+def short_folder() -> str:
     """Return where directories with sockets are made: their paths must be short.
 
     In memory, if the system has such a place and room there.

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _ALL = 2**62
+_STUCK = frozenset({"diverged", "in_doubt"})
 PLACED_MAX = 10_000
 """Notes that are given their positions at once."""
 SEQUENCING_MS = 2_000
@@ -61,6 +62,8 @@ def rows(
         if wanted:
             conditions.append(f"{column} = ANY(%s)")
             values.append(Texts(list(wanted)))
+    if status and _STUCK.issuperset(status):
+        conditions.append(sql.STUCK)  # in letters, for its partial index
     if after:
         conditions.append("(created_at, id) < (%s, %s)")
         values += after

@@ -49,6 +49,7 @@ __all__ = [
     "STANDING",
     "STANDING_BELOW",
     "STRAYS",
+    "STUCK",
     "UNREAD",
     "VERSION",
     "WAIT",
@@ -320,6 +321,7 @@ SELECT coalesce(min(wake_at), 0) FROM unnest(%s) AS asked (agent), LATERAL (
 ROW = _sql("SELECT @FIELDS FROM holdfast.run WHERE id = %s")
 ROWS = _sql("""
 SELECT @FIELDS FROM holdfast.run WHERE @CONDITIONS ORDER BY created_at DESC, id DESC LIMIT %s""")
+STUCK = "status IN ('diverged', 'in_doubt')"  # to the letter what the index run_stuck says
 EVENTS = """
 SELECT leaf, salt, form, payload FROM holdfast.event
 WHERE run = (SELECT n FROM holdfast.run WHERE id = %s) AND seq > %s AND seq <= %s

@@ -26,8 +26,8 @@ INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 1);
 -- it or while it cannot; a run whose `wake_at` is due is ready too, which is a matter of what time
 -- it is and so stands nowhere.
 --
--- Advancing a run that is held and does not sleep changes no column of any index, so the new version
--- of the row fits beside the old one (HOT); room is left for that.
+-- Advancing a run that is held and does not sleep changes no column of any index, unless its status
+-- changes, so the new version of the row fits beside the old one (HOT); room is left for that.
 CREATE TABLE holdfast.run (
   n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   id text COLLATE "C" NOT NULL UNIQUE,
@@ -54,6 +54,7 @@ CREATE INDEX run_created ON holdfast.run (created_at, id);
 CREATE INDEX run_ready ON holdfast.run (agent, ready_at, id) WHERE ready_at IS NOT NULL;
 CREATE INDEX run_wake ON holdfast.run (agent, wake_at, id) WHERE wake_at > 0;
 CREATE INDEX run_held ON holdfast.run (worker) WHERE worker IS NOT NULL;
+CREATE INDEX run_stuck ON holdfast.run (created_at, id) WHERE status IN ('diverged', 'in_doubt');
 
 -- event: the streams. `leaf` is the event's exact bytes; `salt` and `payload` are NULL when it has no
 -- payload. Rows are only ever added. Where an event stands in the log is said by placed.

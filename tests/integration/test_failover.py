@@ -1,0 +1,174 @@
+"""Three nodes on this machine; the primary is killed under load and a standby promoted.
+
+*Goal*: no event that was acknowledged is lost, none stands twice, streams have no gaps, epochs
+never fall, and the log that a follower saw stays what it was. *Method*: writers append to runs of
+their own and claim them anew when nobody can tell what became of an append; all calls and answers
+are recorded with their times. The history must be linearizable: each event names its place, so the
+log is the only order possible, and it must agree with what came before what in time.
+"""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from holdfast.core import events as ev
+from holdfast.errors import StoreError
+from holdfast.stores.postgres import PostgresStore
+from holdfast.testing.cluster import PostgresCluster
+from holdfast.testing.harness import EVERYTHING
+from holdfast.testing.model import check_stream
+from holdfast.testing.script import Script
+
+RUNS = 12
+LEASE_US = 600_000_000
+AGENTS = ["agent:test"]
+
+
+@dataclass
+class Call:
+    """An append or a claim, when it was made and answered; ``answered`` is 0 for an error."""
+
+    run: str
+    place: int
+    """The seq of the event, or the epoch claimed."""
+    called: float
+    answered: float = 0.0
+
+
+@dataclass
+class History:
+    appends: list[Call] = field(default_factory=list)
+    claims: list[Call] = field(default_factory=list)
+    followed: list[tuple[int, ev.Event]] = field(default_factory=list)
+    over: bool = False
+
+    async def write(self, store, run):
+        """Append to one run until it is over; after an error, claim it anew and look."""
+        script = None
+        while not self.over or script is None:
+            if script is None:
+                script = await self.claim(store, run)
+                continue
+            call = Call(run, script.state.seq + 1, time.monotonic())
+            self.appends.append(call)
+            try:
+                await store.append(script.change((ev.StreamEmitted(1), b"1")))
+                call.answered = time.monotonic()
+            except StoreError:
+                script = None
+            await asyncio.sleep(0.002)
+
+    async def claim(self, store, run):
+        call = Call(run, 0, time.monotonic())
+        try:
+            now = time.time_ns() // 1000
+            claims = await store.claim(
+                f"w-{run}", now=now, lease_us=LEASE_US, agents=AGENTS, limit=1, run=run
+            )
+            if not claims:
+                await store.release(f"w-{run}")  # the answer to the last claim was lost
+                return None
+            events = await store.read(run)
+        except StoreError:
+            await asyncio.sleep(0.05)
+            return None
+        call.answered, call.place = time.monotonic(), claims[0].epoch
+        self.claims.append(call)
+        assert [event.seq for event in events] == [*range(1, claims[0].row.seq + 1)]
+        return Script(events, at=time.time_ns() // 1000, epoch=claims[0].epoch)
+
+    async def follow(self, store):
+        """Read the log behind what was seen, as a follower does."""
+        while not self.over:
+            after = self.followed[-1][0] if self.followed else 0
+            with contextlib.suppress(StoreError):
+                self.followed += await store.read_log(after, limit=500)
+            await asyncio.sleep(0.02)
+
+
+async def judge(history, store):
+    """Check all that must hold, against the store as it is in the end."""
+    log = await store.read_log(0, limit=EVERYTHING)
+    assert [pos for pos, _ in log] == [*range(1, len(log) + 1)]
+    assert log[: len(history.followed)] == history.followed, "a follower saw another log"
+    positions = {(event.run, event.seq): pos for pos, event in log}
+    for n in range(RUNS):
+        events = await store.read(f"r{n}")
+        assert check_stream(events) == await store.row(f"r{n}")
+        assert [event for _, event in log if event.run == f"r{n}"] == events
+    acknowledged = [call for call in history.appends if call.answered]
+    lost = [call for call in acknowledged if (call.run, call.place) not in positions]
+    assert not lost, f"{len(lost)} acknowledged events are lost: {lost[:3]}"
+    check_times(acknowledged, lambda call: positions[call.run, call.place])
+    for n in range(RUNS):
+        check_times([c for c in history.claims if c.run == f"r{n}"], lambda call: call.place)
+    return len(acknowledged)
+
+
+def check_times(calls, place):
+    """Whatever was answered before another call was made has the smaller place."""
+    answered = sorted(calls, key=lambda call: call.answered)
+    highest, n = 0, 0
+    for call in sorted(calls, key=lambda call: call.called):
+        while n < len(answered) and answered[n].answered < call.called:
+            highest = max(highest, place(answered[n]))
+            n += 1
+        assert place(call) > highest, f"{call} stands before what was answered before it was made"
+
+
+def test_the_judge_of_histories_sees_what_came_too_early():
+    first, second = Call("r", 2, 1.0, 2.0), Call("r", 1, 3.0, 4.0)
+    with pytest.raises(AssertionError, match="stands before"):
+        check_times([first, second], lambda call: call.place)
+    check_times([first, Call("r", 1, 1.5, 4.0)], lambda call: call.place)
+
+
+async def fail_over(cluster, history):
+    """Kill the primary, promote, and return how long nothing was acknowledged, in seconds."""
+    killed = time.monotonic()
+    await asyncio.to_thread(cluster.kill_primary)
+    await asyncio.to_thread(cluster.fail_over)
+    after = time.monotonic()
+    while not any(call.answered > after for call in reversed(history.appends[-200:])):  # noqa: ASYNC110 - as below
+        await asyncio.sleep(0.01)
+    took = min(call.answered for call in history.appends if call.answered > after) - killed
+    await asyncio.to_thread(cluster.rebuild)
+    return took
+
+
+async def under_load(cluster, times):
+    history, took = History(), []
+    stores = [await PostgresStore.open(cluster.url()) for _ in range(2)]
+    for n in range(RUNS):
+        await stores[0].create(Script.begin(f"r{n}", at=time.time_ns() // 1000).new())
+    tasks = [asyncio.create_task(history.write(stores[n % 2], f"r{n}")) for n in range(RUNS)]
+    tasks.append(asyncio.create_task(history.follow(stores[1])))
+    for _ in range(times):
+        enough = len(history.appends) + 20 * RUNS
+        while len(history.appends) < enough:
+            await asyncio.sleep(0.01)
+            ended = [task for task in tasks if task.done()]
+            assert not ended, [task.result() for task in ended]
+        took.append(await fail_over(cluster, history))
+    history.over = True
+    await asyncio.gather(*tasks)
+    acknowledged = await judge(history, stores[0])
+    for store in stores:
+        await store.close()
+    unknown = len(history.appends) - acknowledged
+    print(f"{acknowledged} acknowledged, {unknown} not; takeover {[round(t, 2) for t in took]} s")  # noqa: T201 - for pytest -s
+
+
+@pytest.mark.timeout(300)
+def test_a_failover_loses_nothing_that_was_acknowledged():
+    with PostgresCluster() as cluster:
+        asyncio.run(under_load(cluster, times=1))
+
+
+@pytest.mark.soak
+def test_ten_failovers_lose_nothing_that_was_acknowledged():
+    with PostgresCluster() as cluster:
+        asyncio.run(under_load(cluster, times=10))
