@@ -12,13 +12,27 @@ import pytest
 
 NAME = "Ada Lovelace"
 
+GREET = """
+import holdfast as hf
+
+@hf.step
+async def look(name: str) -> str:
+    return f"found {name}"
+
+@hf.agent
+async def greet(name: str) -> str:
+    hf.send("friend", f"hello {name}", topic="note")
+    return await look(name)
+"""
+
 
 @pytest.fixture
-def signed(cli):
+def signed(cli, desk):
     """A signed store with a run on behalf of S and one of nobody's."""
+    (desk / "greet.py").write_text(GREET)
     assert cli("key", "new", "--origin", "example.com/log").code == 0
     on_behalf = ("--subject", "S")
-    assert cli("run", "desk.py:teller", "--id", "r", "--input", f'"{NAME}"', *on_behalf).code == 0
+    assert cli("run", "greet.py:greet", "--id", "r", "--input", f'"{NAME}"', *on_behalf).code == 0
     assert cli("run", "desk.py:price", "--id", "p", "--input", "7").code == 0
     return cli
 
@@ -36,13 +50,13 @@ def spoil(statement, *values):
 def test_an_erasure_is_told_by_every_command_that_reads(signed):
     said = erase(signed)
     assert said.code == 0
-    assert "S: the key is destroyed, and 3 payloads of 1 run, 1 unread message" in said.out
+    assert "S: the key is destroyed, and 5 payloads of 1 run, 1 unread message" in said.out
     assert "recorded as event $erased/S@2" in said.out
-    assert "3 payloads of this run erased by event $erased/S@2" in signed("show", "r").out
-    assert signed("show", "r", "--json").json["identity"]["withheld"]["erased"] == 3
-    assert signed("events", "r").out.count("[erased]") == 3
+    assert "5 payloads of this run erased by event $erased/S@2" in signed("show", "r").out
+    assert signed("show", "r", "--json").json["identity"]["withheld"]["erased"] == 5
+    assert signed("events", "r").out.count("[erased]") == 5
     lines = signed("events", "r", "--json").lines
-    assert [line.get("withheld") for line in lines] == ["erased", None, "erased", "erased"]
+    assert [line.get("withheld") for line in lines] == ["erased", None, *["erased"] * 4]
     assert {line["sub"] for line in lines} == {"S"}
     state = signed("state", "r@3")
     assert state.code == 0
@@ -50,9 +64,9 @@ def test_an_erasure_is_told_by_every_command_that_reads(signed):
     assert "[erased]" in signed("why", "r@3").out
     replayed = signed("replay", "r")
     assert replayed.code == 0
-    assert "cannot be fed to the code: 3 payloads" in replayed.err
+    assert "cannot be fed to the code: 5 payloads" in replayed.err
     assert signed("replay", "r", "--json").json["identical"] is None
-    again = signed("run", "desk.py:teller", "--id", "r", "--json")
+    again = signed("run", "greet.py:greet", "--id", "r", "--json")
     assert again.json["withheld"] == "erased"
     told = signed("events", "$erased/S").out
     assert '{"basis":"GDPR Art. 17","by":"officer"}' in told
@@ -67,22 +81,22 @@ def test_verification_is_green_before_and_after_and_says_which_event_erased(sign
     erase(signed)
     said = signed("verify", "--json").json
     assert said["ok"]
-    assert (said["payloads"]["erased"], said["payloads"]["missing"]) == (3, 0)
+    assert (said["payloads"]["erased"], said["payloads"]["missing"]) == (5, 0)
     told = said["erasures"]["S"]
-    assert told == {"index": before["events"] + 1, "payloads": 3}
+    assert told == {"index": before["events"] + 1, "payloads": 5}
     words = signed("verify")
     assert words.code == 0
-    assert f"3 payloads of subject 'S': erased by event {told['index']} of the log" in words.out
+    assert f"5 payloads of subject 'S': erased by event {told['index']} of the log" in words.out
 
 
 def test_without_the_vault_payloads_are_sealed_and_verification_is_green(signed, desk):
     (desk / "holdfast.db.vault").rename(desk / "elsewhere")
     said = signed("verify")
     assert said.code == 0
-    assert "3 sealed (no key at hand)" in said.out
-    assert signed("events", "r").out.count("[sealed]") == 3
+    assert "5 sealed (no key at hand)" in said.out
+    assert signed("events", "r").out.count("[sealed]") == 5
     assert "sealed: the vault with the key of 'S' is not at hand" in signed("show", "r").out
-    started = signed("run", "desk.py:teller", "--input", '"x"', "--subject", "S")
+    started = signed("run", "greet.py:greet", "--input", '"x"', "--subject", "S")
     assert started.code == 1
     assert "there is no vault at" in started.err
     assert erase(signed).code == 0, "it takes no key to destroy one"
@@ -143,6 +157,30 @@ def test_what_cannot_be_erased_says_why(signed):
     assert erase(signed, "--json").json["before"] is False
     again = erase(signed, "--json")
     assert (again.code, again.json["before"]) == (0, True)
-    late = signed("run", "desk.py:teller", "--id", "n", "--input", '"x"', "--subject", "S")
+    late = signed("run", "greet.py:greet", "--id", "n", "--input", '"x"', "--subject", "S")
     assert late.code == 1
     assert "was erased by $erased/S" in late.err
+
+
+def published(folder):
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_published_is_sealed_and_gone_once_it_was_erased(signed, desk):
+    assert signed("publish", "before").code == 0
+    assert NAME.encode() not in published(desk / "before")
+    said = signed("verify", "before", "--json").json
+    assert (said["ok"], said["payloads"]["sealed"]) == (True, 5)
+    assert erase(signed).code == 0
+    for folder in ("before", "after"):
+        assert signed("publish", folder).code == 0
+        assert NAME.encode() not in published(desk / folder)
+        said = signed("verify", folder, "--json").json
+        assert said["ok"], said["findings"]
+        assert (said["payloads"]["sealed"], said["payloads"]["erased"]) == (0, 5)
+        assert b'"basis":"GDPR Art. 17"' in published(desk / folder)
+    files = [path for path in (desk / "after" / "payloads").rglob("*") if path.is_file()]
+    files[0].unlink()
+    said = signed("verify", "after")
+    assert said.code == 1
+    assert "its payload is missing" in said.out

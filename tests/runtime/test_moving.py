@@ -187,7 +187,7 @@ ALTERED = {
     "a number of events": (1, b'"events":4', b'"events":3', "ends with"),
     "an epoch that falls": (1, b'"epoch":1', b'"epoch":0', "epoch 0"),
     "a message": (6, b'"id":"m1"', b'"id":"m9"', "checksum"),
-    "a version": (0, b'"v":1', b'"v":2', "upgrade"),
+    "a version": (0, b'"v":1', b'"v":9', "upgrade"),
     "a format": (0, b"holdfast", b"hold", "not an export"),
     "the end's count": (-1, b'"runs":4', b'"runs":5', "it holds"),
     "what is no JSON": (3, b"{", b"", "not a line"),

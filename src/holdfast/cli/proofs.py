@@ -94,7 +94,8 @@ async def publish_command(
     """Write the log into a directory that anybody can verify.
 
     The layout is that of c2sp.org/tlog-tiles, payloads beside it, with a README for auditors.
-    Publishing into it again adds what is new. It holds all payloads in plain form.
+    Publishing into it again adds what is new. It holds all payloads in plain form, but those on
+    behalf of subjects, which stay sealed, and which are removed once their subject was erased.
     """
     async with shell.app() as app:
         head, new = await publish(app.store.signed, folder)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.core.events import Event
+from holdfast.core.events import Event, SubjectErased
 from holdfast.errors import ProofRefused, UsageError
 from holdfast.proof.merkle import (
     TILE_HASHES,
@@ -40,7 +40,9 @@ c2sp.org/tlog-tiles. Nobody has to trust whoever made this directory.
     tile/<L>/<N>        hashes of the tree
     tile/entries/<N>    the leaves: u16 length, then one line of JSON, each
     payloads/<N>        salt (32 bytes) and payload of leaf N, to which the leaf
-                        commits: "hs256:" and the hex of HMAC-SHA256(salt, payload)
+                        commits: "hs256:" and the hex of HMAC-SHA256(salt, payload);
+                        encrypted, salt included, if the leaf has a "sub", and not
+                        there if a leaf "subject.erased" tells of that subject
     keys/               who signed, and how each key handed over to the next
     trust.policy        these keys (c2sp.org/tlog-policy)
 
@@ -119,6 +121,21 @@ async def proof_of(log: SignedLog, run: str, seq: int) -> EventProof:
     return EventProof(index, hashes, _note(await log.signers(), head))
 
 
+def _put_payload(folder: Path, index: int, event: Event) -> None:
+    """Write what stands beside a leaf: salt and payload, or a sealed payload as it is."""
+    if event.payload is not None and (event.salt is not None or event.sub):
+        data = (event.salt or b"") + event.payload
+        _put(folder / "payloads" / number_path(index), data)
+
+
+async def _drop_erased(log: SignedLog, folder: Path, subjects: set[str], before: int) -> None:
+    """Remove payloads that were published before their subject was erased."""
+    for start in range(0, before, TILE_HASHES):
+        for index, event in enumerate(await log.leaves(start, TILE_HASHES), start):
+            if event.sub in subjects:
+                (folder / "payloads" / number_path(index)).unlink(missing_ok=True)
+
+
 async def consistency_of(log: SignedLog, old: Checkpoint) -> tuple[list[bytes], Note]:
     """Return the proof that an older head is of a prefix of the log, and the newest head.
 
@@ -156,7 +173,7 @@ async def publish(log: SignedLog, folder: Path) -> Published:
     note = _note(signers, head)
     checkpoint = Checkpoint.parse(note.text)
     before = await _published(log, folder)
-    size = head.size
+    size, erased = head.size, set[str]()
     for start in range(before // TILE_HASHES * TILE_HASHES, size, TILE_HASHES):
         width = min(TILE_HASHES, size - start)
         events = await log.leaves(start, width)
@@ -164,8 +181,12 @@ async def publish(log: SignedLog, folder: Path) -> Published:
             raise UsageError(f"the log has {start + len(events)} of {size} events that are signed")
         _write_leaves(folder, start, events)
         for index, event in enumerate(events, start):
-            if event.payload is not None and event.salt is not None and index >= before:
-                _put(folder / "payloads" / number_path(index), event.salt + event.payload)
+            if index >= before:
+                _put_payload(folder, index, event)
+                if isinstance(event.body, SubjectErased):
+                    erased.add(event.body.subject)
+    if erased:
+        await _drop_erased(log, folder, erased, before)
     await _write_tiles(log, folder, before, size)
     _put(
         folder / "README.md", README.format(origin=checkpoint.origin, key=signers[-1].key).encode()

@@ -11,6 +11,13 @@ stands for a salt and a payload that there are not. Version 1::
     {"message":…}
     {"end":{"runs":R,"events":N,"messages":M},"sha256":HEX}
 
+Runs on behalf of subjects travel sealed: payloads as the store keeps them, without salts. Such a
+file is of version 2, and before the first event or message of a subject's stands::
+
+    {"subject":ID,"key":B64,"erased":RUN}                the key as the vault has wrapped it
+
+The runs that tell of erasures come last.
+
 A message's ``taken`` is the number of events behind which it had been consumed, 0 while it is
 unread. ``sha256`` is of all lines before the last, as they are inside the gzip stream. The same
 runs give the same bytes.
@@ -33,31 +40,43 @@ from holdfast.core.limits import PAYLOAD_BYTES_MAX
 from holdfast.core.state import RunState, apply
 from holdfast.errors import StoreRefused
 from holdfast.ports import Letter, Message, Part, Standing
+from holdfast.stores.subjects import is_of
+from holdfast.subjects import Subject
 
 __all__ = ["Reader", "Writer"]
 
-FORMAT, VERSION = "holdfast export", 1
+FORMAT, VERSION, WITH_SUBJECTS = "holdfast export", 1, 2
 PART_EVENTS, PART_BYTES = 500, 4_000_000
 _LINE_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX
 _LEVEL = 6
 
 
 class Writer:
-    """Writes one export to an open file."""
+    """Writes one export to an open file.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: The file.
+        subjects: Whether there may be some.
+    """
+
+    def __init__(self, file: BinaryIO, *, subjects: bool = False) -> None:
         self._zip = gzip.GzipFile(
             filename="", fileobj=file, mode="wb", mtime=0, compresslevel=_LEVEL
         )
         self._hash = hashlib.sha256()
         self.counts = {"runs": 0, "events": 0, "messages": 0}
-        self._line({"format": FORMAT, "v": VERSION})
+        self._line({"format": FORMAT, "v": WITH_SUBJECTS if subjects else VERSION})
 
     def run(self, standing: Standing) -> None:
         """Begin a run; its events follow, then its messages."""
         row = standing.row
         self._line({"run": row.run, "epoch": standing.epoch, "events": row.seq, "head": row.head})
         self.counts["runs"] += 1
+
+    def subject(self, subject: Subject) -> None:
+        """Write a subject, before the first that is on its behalf."""
+        key = b64encode(subject.key).decode()
+        self._line({"subject": subject.id, "key": key, "erased": subject.erased})
 
     def event(self, event: Event) -> None:
         """Write the run's next event."""
@@ -111,8 +130,11 @@ class Reader:
         self._hash = hashlib.sha256()
         self.counts = {"runs": 0, "events": 0, "messages": 0}
 
-    def parts(self) -> Iterator[Part | list[Letter]]:
-        """Yield each run in parts, the last of which has its inbox; and messages without a run."""
+    def parts(self) -> Iterator[Part | list[Letter] | Subject]:
+        """Yield each run in parts, the last of which has its inbox; and messages without a run.
+
+        A subject comes before the first part or message that is on its behalf.
+        """
         try:
             yield from self._parts()
         except StoreRefused as error:
@@ -122,7 +144,7 @@ class Reader:
         except (KeyError, TypeError, ValueError) as error:
             raise self._refusal(f"not an export ({type(error).__name__}: {error})") from None
 
-    def _parts(self) -> Iterator[Part | list[Letter]]:
+    def _parts(self) -> Iterator[Part | list[Letter] | Subject]:
         lines = self._lines()
         self._begin(next(lines, {}))
         facts = next(lines, {})
@@ -131,7 +153,7 @@ class Reader:
                 self.counts["runs"] += 1
                 facts = yield from self._run(facts, lines)
             elif "stray" in facts:
-                letters, facts = self._letters(facts["stray"], lines)
+                letters, facts = yield from self._letters(facts["stray"], lines)
                 yield letters
             else:
                 raise self._refusal(f"expected a run or the end, found {list(facts)[:3]}")
@@ -142,12 +164,13 @@ class Reader:
 
     def _run(
         self, head: dict[str, Any], lines: Iterator[dict[str, Any]]
-    ) -> Generator[Part, None, dict[str, Any]]:
+    ) -> Generator[Part | Subject, None, dict[str, Any]]:
         """Yield a run's parts and return the line behind them."""
         run, state, size = head["run"], RunState(), 0
         events: list[Event] = []
         while state.seq < head["events"]:
-            event = self._event(run, next(lines, {}), state)
+            facts = yield from self._past_subjects(lines)
+            event = self._event(run, facts, state)
             events.append(event)
             size += len(event.leaf) + len(event.payload or b"")
             if (len(events) >= PART_EVENTS or size >= PART_BYTES) and state.seq < head["events"]:
@@ -158,7 +181,7 @@ class Reader:
                 f"run {run!r} ends with {state.head[:12]}… at epoch {state.epoch}, expected"
                 f" {head['head'][:12]}… at most at epoch {head['epoch']}"
             )
-        letters, behind = self._letters(run, lines)
+        letters, behind = yield from self._letters(run, lines)
         first = state.seq - len(events)
         yield Part(run, first, events, state.row(), head["epoch"], letters, last=True)
         return behind
@@ -169,7 +192,10 @@ class Reader:
             event = open_leaf(facts["leaf"].encode(), payload=payload, salt=salt)
             if event.run != run:
                 raise self._refusal(f"an event of run {event.run!r} among those of {run!r}")
-            if event.committed and payload is not None:
+            if event.committed and payload is not None and event.sub:
+                if salt is not None or not is_of(event.sub, payload):
+                    raise self._refusal(f"a payload that is not sealed for {event.sub!r}")
+            elif event.committed and payload is not None:
                 if salt is None or commitment(salt, payload) != event.committed:
                     raise self._refusal("the payload is not the one that the leaf commits to")
             elif payload is not None:
@@ -180,11 +206,21 @@ class Reader:
         self.counts["events"] += 1
         return event
 
+    @staticmethod
+    def _past_subjects(
+        lines: Iterator[dict[str, Any]],
+    ) -> Generator[Subject, None, dict[str, Any]]:
+        """Yield the subjects that stand here and return the line behind them."""
+        while "subject" in (facts := next(lines, {})):
+            key = b64decode(facts["key"], validate=True)
+            yield Subject(str(facts["subject"]), key, str(facts["erased"]))
+        return facts
+
     def _letters(
         self, run: str, lines: Iterator[dict[str, Any]]
-    ) -> tuple[list[Letter], dict[str, Any]]:
+    ) -> Generator[Subject, None, tuple[list[Letter], dict[str, Any]]]:
         letters: list[Letter] = []
-        while "message" in (facts := next(lines, {})):
+        while "message" in (facts := (yield from self._past_subjects(lines))):
             cause = tuple(c if isinstance(c, int) else (c[0], c[1]) for c in facts["cause"])
             values = facts["message"], facts["topic"], _bytes(facts["payload"]) or b""
             message = Message(run, *values, facts["at"], facts["sender"], cause)
@@ -195,10 +231,10 @@ class Reader:
     def _begin(self, facts: dict[str, Any]) -> None:
         if facts.get("format") != FORMAT:
             raise self._refusal("not an export of holdfast")
-        if facts.get("v") != VERSION:
+        if facts.get("v") not in (VERSION, WITH_SUBJECTS):
             raise self._refusal(
-                f"an export of version {facts.get('v')}; this release of holdfast knows version"
-                f" {VERSION}. Hint: upgrade holdfast"
+                f"an export of version {facts.get('v')}; this release of holdfast knows versions up"
+                f" to {WITH_SUBJECTS}. Hint: upgrade holdfast"
             )
 
     def _lines(self) -> Iterator[dict[str, Any]]:

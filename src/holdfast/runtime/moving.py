@@ -10,7 +10,7 @@ the import is refused. So a run may move on, be carried on, and move back; the l
 """
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,8 @@ from holdfast.core.state import ENDED
 from holdfast.errors import RunUnknown, StoreRefused, UsageError
 from holdfast.ports import INCOMING, Letter, Part, Snapshot, Standing, Store
 from holdfast.runtime.export_file import Reader, Writer
+from holdfast.stores.vault import is_sealed, sealed_for
+from holdfast.subjects import Subject
 
 __all__ = ["Exported", "Imported", "export_runs", "import_runs"]
 
@@ -60,12 +62,14 @@ async def export_runs(store: Store, path: Path, runs: Sequence[str] = (), *, now
     with _new_file(path) as file:
         async with store.snapshot(now=now) as snapshot:
             await _refuse_held(snapshot, runs)
-            writer = Writer(file)
+            writer = Writer(file, subjects=bool(await store.subjects(limit=1)))
+            copying = _Copying(store, snapshot, writer)
             async for standing in _standing(snapshot, runs):
-                await _write_run(snapshot, standing, writer)
+                await copying.run(standing)
                 exported.unended += standing.row.status not in ENDED
+            await copying.erasures()
             if not runs:
-                await _write_strays(snapshot, writer)
+                await copying.strays()
             writer.end()
     exported.runs, exported.events, exported.messages = writer.counts.values()
     return exported
@@ -99,13 +103,20 @@ async def import_runs(store: Store, path: Path) -> Imported:
         Conflict: a worker of this store holds a run that the file has more of.
     """
     half = {claim.row.run for claim in await store.held(INCOMING)}
+    gone: set[str] = set()
     for part in Reader(path).parts():
         if isinstance(part, Part):
             await _compare(store, part)
+        elif isinstance(part, Subject):
+            await _compare_subject(store, part)
     imported, begun = Imported(), ""
     for part in Reader(path).parts():
+        if isinstance(part, Subject):
+            if not (await store.add_subject(part)).key:
+                gone.add(part.id)
+            continue
         if not isinstance(part, Part):
-            arrived = await store.deliver([letter.message for letter in part])
+            arrived = await store.deliver([letter.message for letter in _without(gone, part)])
             imported.messages += sum(arrived)
             continue
         row = await store.row(part.run)
@@ -113,7 +124,8 @@ async def import_runs(store: Store, path: Path) -> Imported:
         left = [event for event in part.events if event.seq > known]
         if left or (part.last and (part.run == begun or part.run in half)):
             begun = part.run
-            await store.receive(replace(part, events=left, expected_seq=part.row.seq - len(left)))
+            behind, inbox = part.row.seq - len(left), _without(gone, part.inbox)
+            await store.receive(replace(part, events=left, expected_seq=behind, inbox=inbox))
             imported.events += len(left)
             imported.messages += len(part.inbox)
             imported.runs += part.last
@@ -134,6 +146,27 @@ async def _compare(store: Store, part: Part) -> None:
                 run=part.run,
                 seq=event.seq,
             )
+
+
+async def _compare_subject(store: Store, subject: Subject) -> None:
+    """Refuse a subject that the store has with another key, or has not erased as the file has."""
+    known = await store.subject(subject.id)
+    if known is None or not known.key or known.key == subject.key:
+        return
+    if subject.key:
+        why, hint = "has another key here", "import into another store"
+    else:
+        why, hint = "was erased where the file comes from", "erase it here too, then import"
+    raise StoreRefused(f"subject {subject.id!r} {why}. Nothing was changed. Hint: {hint}.")
+
+
+def _without(gone: Container[str], letters: Sequence[Letter]) -> list[Letter]:
+    """Return messages without the unread ones of subjects that were erased."""
+    return [
+        letter
+        for letter in letters
+        if not is_sealed(letter.message.payload) or sealed_for(letter.message.payload) not in gone
+    ]
 
 
 async def _refuse_held(snapshot: Snapshot, runs: Sequence[str]) -> None:
@@ -179,27 +212,64 @@ async def _page(snapshot: Snapshot, prefix: str) -> AsyncIterator[Standing]:
         after = page[-1].row.run
 
 
-async def _write_run(snapshot: Snapshot, standing: Standing, writer: Writer) -> None:
-    run, seq, limit = standing.row.run, 0, 1
-    writer.run(standing)
-    while seq < standing.row.seq:
-        size = 0
-        for event in await snapshot.events(run, after=seq, limit=limit):
-            writer.event(event)
-            seq, size = event.seq, size + len(event.payload or b"")
-        limit = min(2 * limit, _EVENTS_MAX) if size < _PAGE_BYTES else 1
-    async for letter in _letters(snapshot, run):
-        writer.letter(letter)
+class _Copying:
+    """Writes runs of a snapshot, each subject before the first that is on its behalf."""
 
+    def __init__(self, store: Store, snapshot: Snapshot, writer: Writer) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._writer = writer
+        self._written: set[str] = set()
+        """Subjects and runs."""
+        self._erasures: list[str] = []
 
-async def _write_strays(snapshot: Snapshot, writer: Writer) -> None:
-    after = ""
-    while page := await snapshot.strays(after=after, limit=_PAGE):
-        for run in page:
-            writer.stray(run)
-            async for letter in _letters(snapshot, run):
-                writer.letter(letter)
-        after = page[-1]
+    async def run(self, standing: Standing) -> None:
+        """Write a run and its inbox."""
+        snapshot, writer = self._snapshot, self._writer
+        run, seq, limit = standing.row.run, 0, 1
+        self._written.add(run)
+        writer.run(standing)
+        while seq < standing.row.seq:
+            size = 0
+            for event in await snapshot.events(run, after=seq, limit=limit):
+                await self._subject(event.sub)
+                writer.event(event)
+                seq, size = event.seq, size + len(event.payload or b"")
+            limit = min(2 * limit, _EVENTS_MAX) if size < _PAGE_BYTES else 1
+        await self._inbox(run)
+
+    async def erasures(self) -> None:
+        """Write the runs that tell of the erasures of subjects that came up."""
+        for run in self._erasures:
+            found = await self._snapshot.runs(prefix=run, limit=1)
+            if found and found[0].row.run == run and run not in self._written:
+                await self.run(found[0])
+
+    async def strays(self) -> None:
+        """Write the messages to runs that there are not."""
+        after = ""
+        while page := await self._snapshot.strays(after=after, limit=_PAGE):
+            for run in page:
+                self._writer.stray(run)
+                await self._inbox(run)
+            after = page[-1]
+
+    async def _inbox(self, run: str) -> None:
+        async for letter in _letters(self._snapshot, run):
+            if is_sealed(letter.message.payload):
+                await self._subject(sealed_for(letter.message.payload))
+            self._writer.letter(letter)
+
+    async def _subject(self, sub: str) -> None:
+        if not sub or f"$subject {sub}" in self._written:
+            return
+        self._written.add(f"$subject {sub}")
+        subject = await self._store.subject(sub)
+        if subject is None:
+            raise StoreRefused(f"subject {sub!r} is unknown, yet there are payloads of it")
+        self._writer.subject(subject)
+        if subject.erased:
+            self._erasures.append(subject.erased)
 
 
 async def _letters(snapshot: Snapshot, run: str) -> AsyncIterator[Letter]:
