@@ -30,7 +30,7 @@ WORDS = ["the", "order", "was", "sent", "back", "your", "money", "is", "on", "it
 
 def _prose(seed: int) -> str:
     chance = random.Random(seed)
-    words = [f"{chance.choice(WORDS)}{chance.randrange(50)}" for _ in range(CHARS)]
+    words = [f"{chance.choice(WORDS)}{chance.randrange(50)}" for _ in range(CHARS // 4)]
     return " ".join(words)[:CHARS]
 
 

@@ -127,10 +127,11 @@ def _scale(answers: dict[str, Any]) -> Iterator[Goal]:
     figure = _get(parked, "100000", "worker start")
     yield _row(6, "a worker starts on 100,000", figure, "parked.py", most=1, digits=2)
     finished = answers.get("finished")
+    runs = f"{_get(finished, 'runs') or 1_000_000:,}"
     figure = _get(finished, "worker start")
-    yield _row(6, "a worker starts on 1,000,000 finished, ms", figure, "finished.py", most=1_000)
+    yield _row(6, f"a worker starts on {runs} finished", figure, "finished.py", most=1_000)
     for name in ("ls", "show", "show, by a beginning", "why", "claim"):
-        yield _row(7, f"{name} at 1,000,000", _get(finished, name), "finished.py", most=20)
+        yield _row(7, f"{name} at {runs} finished", _get(finished, name), "finished.py", most=20)
     ratio = _get(finished, "append / empty")
     yield _row(7, "an append x one to an empty store", ratio, "finished.py", most=1.3, digits=2)
     lines = _get(finished, "ls --json") or {}
@@ -139,7 +140,7 @@ def _scale(answers: dict[str, Any]) -> Iterator[Goal]:
     if len(peaks) == 2:
         growth = dict.fromkeys(("median", "low", "high"), peaks[1] - peaks[0])
         figure = growth | {"unit": "MB"}
-    what = "ls --json, memory from line 2,000 to 40,000"
+    what = "ls --json, memory from its first page to its last"
     yield _row(7, what, figure, "finished.py", most=2)
     for name, what, most in (
         ("import", "`import holdfast`", 120),
@@ -209,7 +210,7 @@ def _contestants(answers: dict[str, Any]) -> Iterator[str]:
     rows = []
     for name, slots in facts.items():
         cells = [_spread(_get(slots, shape, "rate")) for shape in shapes]
-        cells.append(_spread(_get(slots, "1 x 1000", "start to result"), 1))
+        cells.append(_spread(_get(slots, "200 x 20", "start to result"), 1))
         seconds = [
             _spread(_get(recovered, name, steps, "seconds"), 2)
             for steps in (_get(recovered, name) or {})

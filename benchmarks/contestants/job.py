@@ -22,7 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PLAIN", "RESULT", "Job", "Meter", "digest", "percentile", "say", "stop_here", "tree"]
+__all__ = [
+    "PLAIN",
+    "RESULT",
+    "Job",
+    "Meter",
+    "digest",
+    "on_disk",
+    "percentile",
+    "say",
+    "stop_here",
+    "tree",
+]
 
 RESULT = {"data": "".join(hashlib.sha256(b"%d" % i).hexdigest() for i in range(8))[:489]}
 PLAIN = json.dumps(RESULT, separators=(",", ":"))
@@ -103,7 +114,7 @@ class Meter:
     others: tuple[int, ...] = ()
     """Further processes that work for this contestant; their children count as well."""
     path: Path | None = None
-    """What to measure on disk: a file with what stands beside it, or a directory."""
+    """What to measure on disk when all is closed: a file or a directory."""
     step_times: list[float] = field(default_factory=list)
     """Where a contestant notes when each step's body began, for one run at a time."""
     begun: float = 0.0
@@ -116,11 +127,11 @@ class Meter:
         self.begun = time.perf_counter()
 
     def stop(self, results: Iterable[Any]) -> dict[str, Any]:
-        """Return seconds, CPU seconds, bytes, the p50 between steps and the digest of results."""
+        """Return seconds, CPU seconds, bytes or path, the p50 of steps and the digest of results."""
         seconds = time.perf_counter() - self.begun
         facts: dict[str, Any] = {"seconds": seconds, "cpu_s": self._all_cpu_s() - self._cpu}
         if self.path is not None:
-            facts["bytes"] = on_disk(self.path)
+            facts["path"] = str(self.path)  # to be measured when all is closed
         elif self.job.postgres:
             facts["bytes"] = _in_database(self.job) - self._bytes
         gaps = [b - a for a, b in itertools.pairwise(self.step_times)]

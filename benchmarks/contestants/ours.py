@@ -15,6 +15,8 @@ from job import RESULT, Job, Meter, digest, say, stop_here
 
 import holdfast as hf
 
+LEASE_S = 1.0
+"""What a lease lasts in ``recover``; on PostgreSQL a dead worker's runs wait that long."""
 TIMES: list[float] = []
 """When each step's body began, in a job of one run."""
 RESIDENT_KB = 0
@@ -92,7 +94,9 @@ async def _ones(app: hf.App, agent: Any) -> dict[str, Any]:
 
 async def _recover(app: hf.App, agent: Any) -> dict[str, Any]:
     """Carry on the run ``recovered`` up to the body of the step after those that it has."""
-    await app.run(agent, JOB.steps + 1, id="recovered")
+    run = await app.client.start(agent, JOB.steps + 1, id="recovered")
+    settings = hf.WorkerSettings(lease_s=LEASE_S, poll_s=LEASE_S / 3, only_run=run)
+    await app.worker(settings).run()
     raise AssertionError("the process was to be killed in the last step's body")
 
 
