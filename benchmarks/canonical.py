@@ -112,7 +112,8 @@ def _take(contestant: Contestant, here: Place, work: dict[str, Any]) -> dict[str
         taken["bytes"] = ("bytes/step", answer["bytes"] / count)
     elif "path" in answer:
         made = count + work.get("ones", 0) + 1  # one to warm up
-        taken["bytes"] = ("bytes/step", on_disk(Path(answer["path"])) / made)
+        grown = on_disk(Path(answer["path"])) - answer["bytes_before"]
+        taken["bytes"] = ("bytes/step", grown / made)
     if "ms" in answer:
         taken["start to result"] = ("ms", statistics.median(answer["ms"]))
     if "p50_ms" in answer:

@@ -122,22 +122,33 @@ class Meter:
     _bytes: int = 0
 
     def __post_init__(self) -> None:
-        self._bytes = _in_database(self.job) if self.job.postgres else 0
+        self._bytes = self._there()
         self._cpu = self._all_cpu_s()
         self.begun = time.perf_counter()
 
     def stop(self, results: Iterable[Any]) -> dict[str, Any]:
-        """Return seconds, CPU seconds, bytes or path, the p50 of steps and the digest of results."""
+        """Return seconds, CPU seconds, bytes, the p50 between steps and the digest of results.
+
+        Bytes of files are what the harness finds at ``path`` when all is closed, less those before.
+        """
         seconds = time.perf_counter() - self.begun
         facts: dict[str, Any] = {"seconds": seconds, "cpu_s": self._all_cpu_s() - self._cpu}
-        if self.path is not None:
-            facts["path"] = str(self.path)  # to be measured when all is closed
-        elif self.job.postgres:
-            facts["bytes"] = _in_database(self.job) - self._bytes
+        if self.job.postgres:
+            facts["bytes"] = self._there() - self._bytes
+        elif self.path is not None:
+            facts |= {"path": str(self.path), "bytes_before": self._bytes}
         gaps = [b - a for a, b in itertools.pairwise(self.step_times)]
         if gaps:
             facts["p50_ms"] = percentile(gaps, 50) * 1000
         return {**facts, "digest": digest(results)}
+
+    def _there(self) -> int:
+        """Return the bytes that stand there now; of SQLite the file alone, without its log."""
+        if self.job.postgres:
+            return _in_database(self.job)
+        if self.path is None or not self.path.exists():
+            return 0
+        return on_disk(self.path) if self.path.is_dir() else self.path.stat().st_size
 
     def _all_cpu_s(self) -> float:
         own = time.process_time()
