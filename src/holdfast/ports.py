@@ -22,6 +22,7 @@ from holdfast.subjects import Erasure, Subject
 
 __all__ = [
     "INCOMING",
+    "Answer",
     "Append",
     "Claim",
     "Clock",
@@ -87,7 +88,7 @@ class NewRun:
     events: Sequence[Event]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
     """One atomic change of one run.
 
@@ -245,6 +246,8 @@ class Store(Protocol):
 
     def append(self, change: Append) -> Awaitable[None]:
         """Apply one change; the answer comes when it is durable.
+
+        What is returned may have ``add_done_callback`` and ``exception``, as a future has them.
 
         The change counts as made when ``append`` is called, awaited or not: changes of one run take
         effect in the order of the calls, and when one fails, so do those behind it. Appends of many
@@ -446,6 +449,18 @@ class Entropy(Protocol):
 
     def bytes(self, n: int) -> bytes:
         """Return n bytes that nobody could guess."""
+        ...
+
+
+class Answer(Protocol):
+    """What an ``append`` returns may be one: then nobody has to make a task to wait for it."""
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> object:
+        """Have a callback called in the loop, not before this has returned."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """Return the error that the append came to; raises CancelledError if it was cancelled."""
         ...
 
 

@@ -9,6 +9,7 @@ form behind it; a layer between SQLite and the disk refuses to write.
 import asyncio
 import inspect
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import wraps
@@ -22,6 +23,7 @@ from holdfast.errors import Conflict, Fenced, StoreUnavailable
 from holdfast.ports import Message
 from holdfast.stores.sqlite import SqliteStore
 from holdfast.stores.sqlite.fsck import check_file
+from holdfast.stores.sqlite.store import LONG_BYTES
 from holdfast.testing.harness import NOTE, hold
 from holdfast.testing.script import Script
 
@@ -204,6 +206,8 @@ class Disk(apsw.VFS):
         super().__init__("faulty", self.below, makedefault=True)
         self.fault: tuple[str, str, type[Exception]] | None = None
         self.calls = 0
+        self.slow: threading.Event | None = None  # what a sync waits for
+        self.syncing = threading.Event()
 
     def xOpen(self, name, flags):  # noqa: N802 - apsw's name
         return DiskFile(self, name, flags)
@@ -226,6 +230,9 @@ class DiskFile(apsw.VFSFile):
 
     def xSync(self, flags):  # noqa: N802 - apsw's name
         self.disk.check("sync", self.name)
+        if self.disk.slow:
+            self.disk.syncing.set()
+            assert self.disk.slow.wait(10), "the loop that would end the wait does not run"
         super().xSync(flags)
 
 
@@ -234,6 +241,40 @@ def disk() -> Iterator[Disk]:
     disk = Disk()
     yield disk
     disk.unregister()
+
+
+def test_the_loop_goes_on_while_the_disk_syncs(tmp_path: Path, disk: Disk):
+    @on_a_file
+    async def main(store: SqliteStore):
+        script = await hold(store)
+        disk.slow = threading.Event()
+        call = store.append(script.change(NOTE))
+        await asyncio.to_thread(disk.syncing.wait)
+        assert not call.done()
+        disk.slow.set()
+        await call
+
+    main(tmp_path=tmp_path)
+
+
+class Seen(list):
+    """A list that knows which threads have gone through it."""
+
+    def __iter__(self):
+        self.threads = {*getattr(self, "threads", ()), threading.get_ident()}
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("size", [100, LONG_BYTES])
+def test_what_takes_long_is_kept_out_of_the_loop(tmp_path: Path, size: int):
+    @on_a_file
+    async def main(store: SqliteStore):
+        change = (await hold(store)).change((NOTE[0], bytes(size)))
+        events = Seen(change.events)
+        await store.append(replace(change, events=events))
+        assert (events.threads == {threading.get_ident()}) == (size < LONG_BYTES)
+
+    main(tmp_path=tmp_path)
 
 
 FAULTS = [

@@ -25,6 +25,7 @@ class Call:
     __slots__ = (
         "abandoned",
         "args",
+        "done",
         "effect",
         "error",
         "key",
@@ -46,13 +47,20 @@ class Call:
         self.topic = ""
         self.value: bytes | None = None
         self.error: bytes | None = None
+        self.done = False
+        """Whether there is an outcome: a value or an error."""
         self.parts: deque[bytes] = deque()
         self.waiter: Waiter | None = None
         self.abandoned = False
 
-    @property
-    def done(self) -> bool:
-        return self.value is not None or self.error is not None
+    def end(self, payload: bytes, *, failed: bool) -> None:
+        """Take in the outcome and wake who waits for it."""
+        if failed:
+            self.error = payload
+        else:
+            self.value = payload
+        self.done = True
+        self.wake()
 
     @property
     def may_be_abandoned(self) -> bool:
@@ -95,7 +103,7 @@ def same_payload(event: ev.Event, payload: bytes | None, decode: Decode | None) 
     erased payload nothing can be told, so it passes; and where a secret was taken out of what was
     recorded, anything may have stood.
     """
-    if payload is None or event.salt is None:
+    if payload is None or event.salt is None or event.payload == payload:
         return True
     if ev.commitment(event.salt, payload) == event.committed:
         return True

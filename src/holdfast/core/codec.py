@@ -7,6 +7,7 @@ JSON itself can tell apart passes.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import types
@@ -114,13 +115,22 @@ class Codec:
         self.what = what
         self._open = _says_nothing(self.annotation)
         self._survives = _survives(self.annotation) if survives is None else survives
-        self._adapter_made: Any = None
 
-    @property
+    # Made on first use. ``write`` and ``read`` are what the adapter's own methods call.
+
+    @functools.cached_property
     def _adapter(self) -> Any:
-        if self._adapter_made is None:
-            self._adapter_made = _make_adapter(self.annotation, self.what)
-        return self._adapter_made
+        return _make_adapter(self.annotation, self.what)
+
+    @functools.cached_property
+    def _write(self) -> Callable[..., bytes]:
+        write: Callable[..., bytes] = self._adapter.serializer.to_json
+        return write
+
+    @functools.cached_property
+    def _read(self) -> Callable[[bytes | str], Any]:
+        read: Callable[[bytes | str], Any] = self._adapter.validator.validate_json
+        return read
 
     def encode(self, value: Any) -> bytes:
         """Return the JSON bytes of a value.
@@ -131,7 +141,7 @@ class Codec:
             PayloadTooLarge: over PAYLOAD_BYTES_MAX.
         """
         try:
-            data: bytes = self._adapter.dump_json(value, warnings="error", by_alias=True)
+            data = self._write(value, warnings="error", by_alias=True)
         except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
             raise self._encode_error(value, error) from None
         if len(data) > PAYLOAD_BYTES_MAX:
@@ -167,7 +177,7 @@ class Codec:
             CodecError: the bytes are not JSON or not of the annotated type; names the path.
         """
         try:
-            return self._adapter.validate_json(data)
+            return self._read(data)
         except ValueError as error:  # pydantic's ValidationError
             raise self._decode_error(error) from None
 
@@ -247,26 +257,24 @@ class ArgsCodec:
         }
         kinds = {p.kind for p in self.parameters}
         self._plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        """Whether every argument may be given by name."""
         self._signature = inspect.Signature(self.parameters)
-        self._codec_made: Codec | None = None
         self._open: list[str] = []
         """Names of the parameters whose annotation leaves the value's type open."""
 
-    @property
+    @functools.cached_property
     def _codec(self) -> Codec:
-        if self._codec_made is None:
-            import typing_extensions  # noqa: PLC0415 - heavy, on first use
+        import typing_extensions  # noqa: PLC0415 - heavy, on first use
 
-            hints = annotations_of(self._fn, self._what)
-            shape = {p.name: self._shape(p, hints.get(p.name, Any)) for p in self.parameters}
-            make: Any = typing_extensions.TypedDict
-            typed = make("Arguments", shape)
-            typed.__pydantic_config__ = {**CONFIG, "extra": "forbid"}
-            self._open = [name for name, hint in shape.items() if _says_nothing(hint)]
-            survives = all(map(_survives, shape.values()))
-            what = f"the arguments of {self._what}"
-            self._codec_made = Codec(typed, what, survives=survives or bool(self._open))
-        return self._codec_made
+        hints = annotations_of(self._fn, self._what)
+        shape = {p.name: self._shape(p, hints.get(p.name, Any)) for p in self.parameters}
+        make: Any = typing_extensions.TypedDict
+        typed = make("Arguments", shape)
+        typed.__pydantic_config__ = {**CONFIG, "extra": "forbid"}
+        self._open = [name for name, hint in shape.items() if _says_nothing(hint)]
+        survives = all(map(_survives, shape.values()))
+        what = f"the arguments of {self._what}"
+        return Codec(typed, what, survives=survives or bool(self._open))
 
     def _shape(self, parameter: inspect.Parameter, hint: Any) -> Any:
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
@@ -285,6 +293,8 @@ class ArgsCodec:
         Raises:
             TypeError: they do not fit the signature.
         """
+        if self._plain and not kwargs and len(args) == len(self._names):
+            return dict(zip(self._names, args, strict=True))
         if self._plain and len(args) <= len(self._names) and kwargs.keys() <= self._name_set:
             bound = dict(zip(self._names, args, strict=False))
             if not bound.keys() & kwargs.keys():
@@ -317,6 +327,8 @@ class ArgsCodec:
 
     def spread(self, bound: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return bound arguments as a call takes them."""
+        if self._plain:
+            return [], bound
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for p in self.parameters:

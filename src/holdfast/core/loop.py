@@ -46,6 +46,27 @@ class TimerKey(NamedTuple):
     n: int
 
 
+class _Handle(asyncio.Handle):
+    """A callback that is ready; asyncio's own asks the loop whether it debugs, each time."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: "TurnLoop",
+        context: contextvars.Context | None,
+    ) -> None:
+        self._callback: Any = callback
+        self._args = args
+        self._loop = loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
 class _Timer(asyncio.TimerHandle):
     __slots__ = ("key",)
     key: TimerKey
@@ -64,6 +85,8 @@ class _Task(asyncio.Task[Any]):
     def keep_cancel(self) -> None:
         """Keep a cancellation that came in the middle of what must be waited for."""
         self._kept_cancel = True
+        loop: Any = self.get_loop()
+        loop.cancel_kept = True
 
     def take_cancel(self) -> bool:
         """Tell, once, whether a cancellation was kept that still holds."""
@@ -78,7 +101,8 @@ class _Task(asyncio.Task[Any]):
 class _Future(asyncio.Future[Any]):
     """As ``_Task``, for futures."""
 
-    number = 0
+    __slots__ = ("number",)
+    number: int
 
     def __hash__(self) -> int:
         return self.number
@@ -102,6 +126,11 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         self._tasks_prune = 64
         self._thread = threading.get_ident()
         self._asyncgens: list[AsyncGenerator[Any, Any]] = []
+        self.hooks: Any = (self._asyncgens.append, _leave_alone)
+        """Asyncgen hooks that keep generators until the turn ends: their collection order is not
+        ours to know."""
+        self.cancel_kept = False
+        """Whether any task ever kept a cancellation; see ``_Task``."""
         self.unhandled: list[dict[str, Any]] = []
         """What callbacks raised and nobody caught."""
 
@@ -121,8 +150,8 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
             if not ready:
                 return True
             handle = ready.popleft()
-            if not handle.cancelled():
-                handle._run()  # noqa: SLF001 - what asyncio's own loops call
+            if not handle._cancelled:  # noqa: SLF001 - as asyncio's own loops do
+                handle._run()  # noqa: SLF001 - as above
         return False
 
     def next_timer(self) -> tuple[float, TimerKey] | None:
@@ -160,13 +189,6 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         task = asyncio.current_task(self)
         return task if isinstance(task, _Task) else None
 
-    def hooks(self) -> Any:
-        """Return asyncgen hooks that keep generators until the turn ends.
-
-        Collection order is not ours to know.
-        """
-        return self._asyncgens.append, lambda _generator: None
-
     # What asyncio calls
 
     def call_soon(
@@ -175,7 +197,7 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -303,13 +325,16 @@ class running:  # noqa: N801 - used as a function
     def __enter__(self) -> None:
         self._before = asyncio._get_running_loop()  # noqa: SLF001 - asyncio's own, for loops
         self._hooks = sys.get_asyncgen_hooks()
-        first, last = self._loop.hooks()
-        sys.set_asyncgen_hooks(first, last)
+        sys.set_asyncgen_hooks(*self._loop.hooks)
         asyncio._set_running_loop(self._loop)  # noqa: SLF001 - asyncio's own, for loops
 
     def __exit__(self, *_: object) -> None:
         asyncio._set_running_loop(self._before)  # noqa: SLF001 - asyncio's own, for loops
         sys.set_asyncgen_hooks(*self._hooks)
+
+
+def _leave_alone(_generator: AsyncGenerator[Any, Any]) -> None:
+    """Do nothing for a generator that is collected."""
 
 
 def quietly(function: Callable[..., Any], *args: Any) -> None:

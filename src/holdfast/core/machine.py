@@ -33,7 +33,7 @@ import greenlet
 from holdfast.core import events as ev
 from holdfast.core.calls import Call, Command, Decode, describe, divergence, same_payload
 from holdfast.core.failures import failure_bytes
-from holdfast.core.loop import TurnLoop, quietly, running
+from holdfast.core.loop import TurnLoop, Waiter, quietly, running
 from holdfast.core.redaction import Cleaner
 from holdfast.core.specs import AgentSpec, StepSpec, spec_of
 from holdfast.errors import HoldfastError, NotInRun, RunSuspended, UsageError
@@ -251,7 +251,7 @@ class Machine:
         cancelled: asyncio.CancelledError | None = None
         while not call.done:
             try:
-                await self._wake_up(call)
+                await self._waiter(call)
             except asyncio.CancelledError as error:
                 if not call.done and call.may_be_abandoned:
                     self._abandon(call)
@@ -273,7 +273,7 @@ class Machine:
                 if call.parts:
                     yield call.parts.popleft()
                 else:
-                    await self._wake_up(call)
+                    await self._waiter(call)
         finally:
             if not call.done:
                 self._abandon(call)
@@ -359,13 +359,9 @@ class Machine:
         failed = isinstance(body, ev.StepFailed) or (
             isinstance(body, ev.ChildFinished) and not body.ok
         )
-        if failed:
-            call.error = event.payload or b"null"
-        else:
-            call.value = event.payload or b"null"
-            if call.spec is not None and call.spec.compensate is not None:
-                self._undo.append(call)
-        call.wake()
+        if not failed and call.spec is not None and call.spec.compensate is not None:
+            self._undo.append(call)
+        call.end(event.payload or b"null", failed=failed)
 
     def _call(self, event: ev.Event, key: str) -> Call:
         call = self.calls.get(key)
@@ -407,9 +403,10 @@ class Machine:
             )
 
     def _next_key(self, name: str) -> str:
-        task = self.loop.current_task()
-        if task is not None and task.take_cancel():
-            raise asyncio.CancelledError
+        if self.loop.cancel_kept:
+            task = self.loop.current_task()
+            if task is not None and task.take_cancel():
+                raise asyncio.CancelledError
         name = self._cleaner.name(name)
         count = self._counts[name] = self._counts.get(name, 0) + 1
         return f"{name}#{count}"
@@ -425,9 +422,9 @@ class Machine:
             note = ev.MessageSent(f"cancel:{call.key}", child, CANCEL_TOPIC, f"{child}/cancel")
             self._issue(note, b'{"by":"parent"}')
 
-    async def _wake_up(self, call: Call) -> None:
-        call.waiter = self.loop.create_future()
-        await call.waiter
+    def _waiter(self, call: Call) -> Waiter:
+        waiter = call.waiter = self.loop.create_future()
+        return waiter
 
     async def _turn(self, message: bytes) -> None:
         try:

@@ -13,12 +13,13 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from holdfast.core import events as ev
 from holdfast.core.events import Cause, Event
 from holdfast.core.limits import SALT_BYTES
 from holdfast.core.state import RunState, apply
-from holdfast.ports import Append, Clock, Entropy, Message, NewRun, Store
+from holdfast.ports import Answer, Append, Clock, Entropy, Message, NewRun, Store
 
 __all__ = ["Appender"]
 
@@ -183,19 +184,23 @@ class Appender:
 
     def _append(self, change: Append) -> None:
         self._sent += 1
-        number = self._sent
-        future = asyncio.ensure_future(self._store.append(change))
-        future.add_done_callback(lambda done: self._appended(done, number))
+        answer: Any = self._store.append(change)
+        if not hasattr(answer, "add_done_callback"):
+            answer = asyncio.ensure_future(answer)
+        answer.add_done_callback(self._appended)
 
-    def _appended(self, done: "asyncio.Future[None]", number: int) -> None:
-        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+    def _appended(self, answer: Answer) -> None:
+        try:
+            error = answer.exception()
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
         if self._lost:
             return
         if error is not None:
             self._lost = True
             self._on_lost(error)
             return
-        self._done = number
-        while self._waiters and self._waiters[0][0] <= number:
+        self._done += 1  # a store answers the appends of one run in their order
+        while self._waiters and self._waiters[0][0] <= self._done:
             self._waiters.popleft()[1]()
         self.flush_soon()

@@ -95,15 +95,14 @@ async def call_step(
     """Run a step's body once and return its encoded result; raises what the body raises."""
     bound = _decode(spec, args, context)
     STEP.set(context)  # this coroutine is a task of its own, so the context is too
+    if not middleware and spec.timeout_s is None and spec.is_async:
+        call_args, kwargs = spec.args.spread(bound)
+        return spec.result.encode(await spec.fn(*call_args, **kwargs))
 
     async def body() -> Any:
         async with asyncio.timeout(spec.timeout_s):
             return await _invoke(spec, bound)
 
-    if not middleware:
-        return spec.result.encode(
-            await (_invoke(spec, bound) if spec.timeout_s is None else body())
-        )
     call = StepCall(context.run, agent, context.key, spec.name, spec.effect, context.attempt, bound)
     return spec.result.encode(await _compose(call, middleware, body))
 

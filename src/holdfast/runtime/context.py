@@ -37,9 +37,14 @@ class StepContext:
     run: str
     key: str
     attempt: int
-    idempotency_key: str
+    seed: int
+    turn: int
     secrets: "Revealing | None" = None
     transaction: Transaction | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        return effect_key(self.seed, self.run, self.turn, self.key)
 
 
 def effect_key(seed: int, run: str, turn: int, key: str) -> str:

@@ -33,7 +33,7 @@ class Inbox:
 
     def serve(self) -> None:
         """Take in every message that somebody waits for, until none is left."""
-        while (found := self._next()) is not None:
+        while self._unread and (found := self._next()) is not None:
             self._unread.remove(found)
             self._runner.log.take(found.n)
             self._take(found.message)

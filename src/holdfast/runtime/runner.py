@@ -98,8 +98,10 @@ class Runner:
             StoreError: the stream cannot be read, or is not what the row says.
         """
         store, row = self.settings.store, self._claim.row
-        created = (await store.read(self.run, until=1))[0]
         turn_events = await store.read(self.run, after=max(row.turn_seq, 1) - 1)
+        created = turn_events[0]
+        if row.turn_seq > 1:
+            created = (await store.read(self.run, until=1))[0]
         if any(event.sealed for event in (created, *turn_events)):
             raise VaultMissing(
                 f"run {self.run!r} is sealed: the vault with the key of subject {created.sub!r} is"
@@ -336,8 +338,9 @@ class Runner:
         """
         if self._closing or self._paused:
             return
-        self.inbox.add(self._early)
-        self._early = []
+        if self._early:
+            self.inbox.add(self._early)
+            self._early = []
         self.inbox.serve()
         if self._closing:
             return
@@ -357,11 +360,13 @@ class Runner:
 
     def _wait(self) -> None:
         """Set a timer for what is due soon; park if nothing is, and nothing runs."""
-        now = self.settings.clock.now()
         wake_at, busy = self._next_wake(), self.steps.busy
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if busy and not wake_at:
+            return
+        now = self.settings.clock.now()
         if wake_at and (busy or wake_at <= now + self.settings.nap_s * 1e6):
             delay = max(0.0, (wake_at - now) / 1e6)
             self._timer = self._loop.call_later(delay, self.enter, self._wake)
@@ -381,8 +386,10 @@ class Runner:
         self._linger = None
 
     def _next_wake(self) -> int:
-        due = [at for at in self.steps.retries.values() if at]
         timer = self.machine.loop.next_timer() if self.machine is not None else None
+        if timer is None and not self.steps.retries:
+            return 0
+        due = [at for at in self.steps.retries.values() if at]
         if timer is not None:
             due.append(int(timer[0] * 1e6) + 1)
         return min(due, default=0)

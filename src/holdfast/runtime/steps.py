@@ -16,6 +16,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from holdfast.core import events as ev
@@ -36,7 +37,7 @@ from holdfast.runtime.bodies import (
     stream_step,
     verdict_of,
 )
-from holdfast.runtime.context import StepContext, effect_key
+from holdfast.runtime.context import StepContext
 from holdfast.runtime.hosting import Host
 from holdfast.runtime.verdicts import NOT_DONE, UNKNOWN
 
@@ -107,6 +108,8 @@ class Steps:
 
         Reads now, effects when their intent is durable.
         """
+        if not self._wanted:
+            return
         wanted, self._wanted = self._wanted, []
         effects = []
         for call in wanted:
@@ -117,16 +120,16 @@ class Steps:
             else:
                 effects.append(call.key)
         if effects:
-            self._when_durable(lambda: self._begin_all(effects))
+            self._when_durable(partial(self._begin_all, effects))
 
     def _when_durable(self, callback: Callable[[], Any]) -> None:
         self._waiting_for_disk += 1
+        come = partial(self._come_from_disk, callback)
+        self._runner.log.when_durable(partial(self._runner.enter, come))
 
-        def come() -> None:
-            self._waiting_for_disk -= 1
-            callback()
-
-        self._runner.log.when_durable(lambda: self._runner.enter(come))
+    def _come_from_disk(self, callback: Callable[[], Any]) -> None:
+        self._waiting_for_disk -= 1
+        callback()
 
     def _hold_back(self, callback: Callable[[], None]) -> None:
         """Run a callback in its turn; the run does not park before that."""
@@ -191,13 +194,14 @@ class Steps:
     ) -> None:
         task = asyncio.get_running_loop().create_task(body)
         self._tasks[key] = task
+        task.add_done_callback(partial(self._came_back, key, done))
 
-        def ended(ended_task: "asyncio.Task[Any]") -> None:
-            if self._tasks.get(key) is ended_task:
-                then = self._runner.resume if done == self._transacted else self._runner.enter
-                then(lambda: self._ended(key, ended_task, done))
-
-        task.add_done_callback(ended)
+    def _came_back(
+        self, key: str, done: Callable[[str, "asyncio.Task[Any]"], None], task: "asyncio.Task[Any]"
+    ) -> None:
+        if self._tasks.get(key) is task:
+            then = self._runner.resume if done == self._transacted else self._runner.enter
+            then(partial(self._ended, key, task, done))
 
     def _ended(
         self, key: str, task: "asyncio.Task[Any]", done: Callable[[str, "asyncio.Task[Any]"], None]
@@ -220,13 +224,9 @@ class Steps:
 
     def _context(self, call: Call) -> StepContext:
         state = self._runner.log.state
-        return StepContext(
-            state.run,
-            call.key,
-            self._open(call.key).attempt,
-            effect_key(state.seed, state.run, state.turn, call.key),
-            self._runner.settings.secrets,
-        )
+        attempt = state.open_steps[call.key].attempt
+        secrets = self._runner.settings.secrets
+        return StepContext(state.run, call.key, attempt, state.seed, state.turn, secrets)
 
     def _finished(self, key: str, task: "asyncio.Task[Any]") -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -288,7 +288,7 @@ class Steps:
             self._begin(key)
         else:
             self._unbegun.add(key)
-            self._when_durable(lambda: self._begin(key))
+            self._when_durable(partial(self._begin, key))
 
     # Streaming
 
@@ -479,7 +479,7 @@ class Steps:
 
     def _adopt(self, call: Call) -> bool:
         """Take over the recorded outcome of a step that an accepted divergence made void."""
-        found = self._recorded.voided_step(call)
+        found = self._recorded.voided_step(call) if self._recorded.voided else None
         if found is None:
             return False
         started, finished = found

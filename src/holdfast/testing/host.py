@@ -98,7 +98,7 @@ class HostLoop(TurnLoop):
         """Make this the running loop for the length of a with block."""
         before, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()  # noqa: SLF001 - public by name, documented for loops
         asyncio._set_running_loop(self)  # noqa: SLF001 - as above
-        sys.set_asyncgen_hooks(*self.hooks())
+        sys.set_asyncgen_hooks(*self.hooks)
         try:
             yield
         finally:

@@ -45,6 +45,18 @@ class Changes:
         self.subjects = Subjects(connection)
         self._numbers: dict[str, int] = {}
         """Run → its number, of runs seen lately."""
+        self._rows: list[tuple[Any, ...]] = []
+        """Events of this transaction: all are inserted at its end, by one call."""
+
+    def finish(self) -> None:
+        """Write what was left to the end of the transaction, and have it signed.
+
+        To be called right before each commit.
+        """
+        if self._rows:
+            self._connection.executemany(sql.NEW_EVENT, self._rows)
+            self._rows = []
+        self._sealing.seal()
 
     def forget(self) -> None:
         """Forget what the transaction that was undone has told."""
@@ -52,6 +64,7 @@ class Changes:
         self._chunks.forget()
         self._sealing.forget()
         self.subjects.forget()
+        self._rows = []
 
     def append(self, change: Append) -> None:
         """Apply one change, or raise Fenced or Conflict and write nothing."""
@@ -220,14 +233,11 @@ class Changes:
         check_place(run, epoch, expected_seq, found[0] if found else None)
 
     def _add_events(self, number: int, events: Sequence[Event]) -> None:
-        rows = []
         for event in events:
-            if event.payload is None:
-                form, stored = (ERASED if event.committed else PLAIN), None
-            else:
+            form, stored = (ERASED if event.committed else PLAIN), None
+            if event.payload is not None:
                 form, stored = self._chunks.store(event.payload)
-            rows.append((number, event.seq, event.leaf, event.salt, form, stored))
-        self._connection.executemany(sql.NEW_EVENT, rows)
+            self._rows.append((number, event.seq, event.leaf, event.salt, form, stored))
         self._sealing.add([event.hash for event in events])
         self.subjects.note(number, events)
 

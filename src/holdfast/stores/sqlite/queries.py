@@ -28,6 +28,8 @@ __all__ = ["Queries", "next_prefix", "rows_statement"]
 
 _ALL = 2**62
 _STUCK = frozenset({"diverged", "in_doubt"})
+FEW_MAX = 64
+"""So many events that lie in their rows, payloads of at most 2 KiB included, are read at once."""
 
 
 class Queries:
@@ -77,10 +79,21 @@ class Queries:
         chunks: dict[int, bytes] = {}
         return [self._event(chunks, *fields) for fields in found]
 
+    def read_few(self, run: str, after: int, until: int, limit: int) -> list[Event] | None:
+        """Return what ``read`` does if it takes no time worth mentioning, None if it would."""
+        limit = min(limit or _ALL, FEW_MAX + 1)
+        found = self.all(sql.EVENTS, (run, after, until or _ALL, limit))
+        if len(found) > FEW_MAX or any(form == CHUNKED for _, _, form, _ in found):
+            return None
+        return [self._event({}, *fields) for fields in found]
+
     def read_log(self, after: int, limit: int) -> list[tuple[int, Event]]:
         found = self.all(sql.LOG, (after, limit))
         chunks: dict[int, bytes] = {}
         return [(pos, self._event(chunks, *fields)) for *fields, pos in found]
+
+    def has_unread(self, run: str, after: int) -> bool:
+        return bool(self.all(sql.HAS_UNREAD, (run, after)))
 
     def unread(self, run: str, after: int, limit: int) -> list[InboxMessage]:
         return self._messages(

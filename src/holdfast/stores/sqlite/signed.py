@@ -1,6 +1,5 @@
 """What a store file keeps for proofs: ``holdfast.signed.SignedLog`` on the store's connections."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,8 +32,8 @@ class SqliteSignedLog:
 
     async def enrol(self, signer: Callable[[Head | None], Signer]) -> Signer:
         sealing, writer = self._writing()
-        answer: asyncio.Future[Signer] = writer.put(sealing.enrol, signer, alone=True)
-        return await answer
+        chosen: Signer = await writer.put(sealing.enrol, signer, alone=True)
+        return chosen
 
     async def head(self) -> Head | None:
         for row in await self._read(self._queries.all, sql.HEAD, ()):

@@ -13,6 +13,7 @@ __all__ = [
     "EVENTS",
     "FORGET",
     "FREE",
+    "HAS_UNREAD",
     "HEAD",
     "HEADS_OVER",
     "HEARTBEAT",
@@ -160,6 +161,7 @@ SELECT inbox.n, inbox.id, topic, form, payload, at, sender, cause, inbox.run
 FROM inbox CROSS JOIN run ON run.id = inbox.run
 WHERE inbox.n > ?1 AND taken IS NULL AND worker = ?2 ORDER BY inbox.n"""  # few are new; so first
 LATEST = "SELECT coalesce(max(n), 0) FROM inbox"
+HAS_UNREAD = "SELECT 1 FROM inbox WHERE run = ? AND n > ? AND taken IS NULL LIMIT 1"
 UNREAD = """
 SELECT n, id, topic, form, payload, at, sender, cause FROM inbox
 WHERE run = ? AND n > ? AND taken IS NULL ORDER BY n LIMIT ?"""

@@ -6,9 +6,9 @@ kept for proofs, ``queries.py`` reads all else, ``payloads.py`` keeps large valu
 opens and refuses files, and ``schema.sql`` describes the tables. Here they are joined and given an
 asyncio face.
 
-Writes go to the writer's thread and connection. Reads that cost microseconds (a row, an empty
-inbox) run right in the loop on a connection of their own, all others in a thread with a third one,
-so that neither a sync nor a long read holds up the loop.
+Writes run in the loop and are committed in the writer's thread (writer.py says why). Reads that
+cost microseconds (a row, an empty inbox) run right in the loop on a connection of their own, all
+others in a thread with a third one, so that neither a sync nor a long read holds up the loop.
 """
 
 import asyncio
@@ -42,12 +42,15 @@ from holdfast.stores.sqlite.sealing import Sealing, no_notaries
 from holdfast.stores.sqlite.signed import SqliteSignedLog
 from holdfast.stores.sqlite.snapshot import SqliteSnapshot
 from holdfast.stores.sqlite.subjects import scrub
-from holdfast.stores.sqlite.writer import Writer
+from holdfast.stores.sqlite.writer import Answer, Writer
 from holdfast.subjects import Erasure, Subject
 
-__all__ = ["SqliteStore"]
+__all__ = ["LONG_BYTES", "SqliteStore"]
 
 T = TypeVar("T")
+
+LONG_BYTES = 256 * 1024
+"""Payloads of so many bytes together take the better part of 10 ms to cut and deflate."""
 
 POLL_S = 0.03
 """How often ``changed`` looks whether another process has committed."""
@@ -86,7 +89,7 @@ class SqliteStore:
                 connection,
                 path,
                 inline=inline,
-                seal=self._sealing.seal,
+                finish=self._changes.finish,
                 undone=self._changes.forget,
                 written=self._written,
             )
@@ -126,12 +129,14 @@ class SqliteStore:
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
         changes, writer = self._writing()
-        return bool(await writer.put(changes.create, new, deliver))
+        long = _are_long(new.events, deliver)
+        return bool(await writer.put(changes.create, new, deliver, long=long))
 
-    def append(self, change: Append) -> "asyncio.Future[None]":
+    def append(self, change: Append) -> Answer:
         changes, writer = self._writing()
         readies = bool(change.release or change.create or change.deliver)
-        return writer.put(changes.append, change, readies=readies)
+        long = _are_long(change.events, change.deliver)
+        return writer.put(changes.append, change, long=long, readies=readies)
 
     async def transact(
         self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
@@ -141,7 +146,8 @@ class SqliteStore:
 
     async def deliver(self, messages: Sequence[Message]) -> list[bool]:
         changes, writer = self._writing()
-        return list(await writer.put(changes.deliver, messages))
+        long = _are_long((), messages)
+        return list(await writer.put(changes.deliver, messages, long=long))
 
     async def claim(
         self,
@@ -185,12 +191,17 @@ class SqliteStore:
     async def read(
         self, run: str, *, after: int = 0, until: int = 0, limit: int = 0
     ) -> list[Event]:
-        return await self._read_far(self._far.read, run, after, until, limit)
+        events = self._near.read_few(run, after, until, limit)
+        if events is None:
+            events = await self._read_far(self._far.read, run, after, until, limit)
+        return events
 
     async def read_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
         return await self._read_far(self._far.read_log, after, limit)
 
     async def unread(self, run: str, *, after: int = 0) -> list[InboxMessage]:
+        if not self._near.has_unread(run, after):
+            return []
         return await self._read_far(self._far.unread, run, after, 2**62)
 
     async def row(self, run: str) -> RunRow | None:
@@ -248,7 +259,7 @@ class SqliteStore:
 
     async def receive(self, part: Part) -> None:
         changes, writer = self._writing()
-        await writer.put(changes.receive, part, readies=part.last)
+        await writer.put(changes.receive, part, long=True, readies=part.last)
 
     async def subject(self, subject: str) -> Subject | None:
         return self._near.subject(subject)
@@ -324,3 +335,14 @@ class SqliteStore:
             self._news[kind] = True
             for told in self._waiting[kind]:
                 told.set()
+
+
+def _are_long(events: Sequence[Event], messages: Sequence[Message]) -> bool:
+    """Tell whether payloads are so large that storing them would hold up the loop."""
+    bytes_total = 0
+    for event in events:
+        if event.payload is not None:
+            bytes_total += len(event.payload)
+    for message in messages:
+        bytes_total += len(message.payload)
+    return bytes_total >= LONG_BYTES
