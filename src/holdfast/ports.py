@@ -245,9 +245,7 @@ class Store(Protocol):
         ...
 
     def append(self, change: Append) -> Awaitable[None]:
-        """Apply one change; the answer comes when it is durable.
-
-        What is returned may have ``add_done_callback`` and ``exception``, as a future has them.
+        """Apply one change; the answer, which may be an ``Answer``, comes when it is durable.
 
         The change counts as made when ``append`` is called, awaited or not: changes of one run take
         effect in the order of the calls, and when one fails, so do those behind it. Appends of many

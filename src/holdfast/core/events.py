@@ -17,6 +17,7 @@ a float and nothing personal.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -197,6 +198,76 @@ class Event:
     """Whether the payload is there and cannot be read: the key of ``sub`` is not at hand."""
 
 
+_Read: TypeAlias = tuple[Callable[[str], re.Match[str] | None], Callable[..., Event]]
+
+_TEXT = r'"([^"\\\x00-\x1f]*)"'
+_NUMBER = r"(0|[1-9][0-9]{0,17})"
+_ENVELOPE_PATTERNS = {
+    "agent": (_TEXT, "{}"),
+    "at": (_NUMBER, "int({})"),
+    "cause": (rf"\[{_NUMBER}\]", "(int({}),)"),
+    "epoch": (_NUMBER, "int({})"),
+    "payload": ('"(hs256:[0-9a-f]{64})"', "{} or ''"),
+    "prev": ('"([0-9a-f]{64})"', "{}"),
+    "run": (_TEXT, "{}"),
+    "seq": (_NUMBER, "int({})"),
+    "sub": (_TEXT, "{} or ''"),
+}
+_PATTERNS: dict[Any, tuple[str, str]] = {
+    str: (_TEXT, "{}"),
+    int: (_NUMBER, "int({})"),
+    bool: ("(true|false)", "{} == 'true'"),
+}
+
+
+def _reading(kind: str) -> _Read:
+    """Return what finds the facts in a type's leaf, and what makes the event of them.
+
+    It knows leaves as ``seal`` writes them, with one cause and nothing escaped; it finds nothing in
+    any other, which is then read as JSON, in twice the time.
+    """
+    patterns = dict(_ENVELOPE_PATTERNS)
+    patterns |= {field.name: _PATTERNS[field.type] for field in fields(BODIES[kind])}
+    source = {
+        name: form.format(f"g[{i}]") for i, (name, (_, form)) in enumerate(sorted(patterns.items()))
+    }
+    text = {name: f'"{name}":{pattern},' for name, (pattern, _) in patterns.items()}
+    text |= {name: f"(?:{text[name]})?" for name in ("payload", "sub")}
+    text |= {"type": f'"type":"{re.escape(kind)}",', "v": f'"v":{_VERSION},'}
+    pattern = "".join(text[name] for name in sorted(text)).removesuffix(",")
+    body = f"Body({', '.join(source[name] for name in BODY_FIELDS[kind])})"
+    facts = [source[name] for name in ("run", "seq", "at", "epoch", "agent", "cause")]
+    facts += [body, source["prev"], "leaf", "hashed", source["payload"], "payload", "salt"]
+    facts.append(source["sub"])
+    make: Callable[..., Event] = eval(  # noqa: S307 - our own source
+        f"lambda g, leaf, hashed, payload, salt: Event({', '.join(facts)})",
+        {"Event": Event, "Body": BODIES[kind]},
+    )
+    return re.compile(rf"\{{{pattern}\}}\n").fullmatch, make
+
+
+_READINGS: dict[str, _Read] = {}
+"""Type → how its leaves are read; made when the first of them is."""
+
+
+def _open_at_once(leaf: bytes, payload: bytes | None, salt: bytes | None) -> Event | None:
+    """Read a leaf that is of the usual form; None for any other."""
+    try:
+        text = leaf.decode()
+    except UnicodeDecodeError:
+        return None
+    begin = text.rfind('"type":"') + len('"type":"')
+    kind = text[begin : text.find('"', begin)]
+    reading = _READINGS.get(kind)
+    if reading is None:
+        if kind not in BODIES:
+            return None
+        reading = _READINGS[kind] = _reading(kind)
+    find, make = reading
+    found = find(text)
+    return found and make(found.groups(), leaf, leaf_hash(leaf), payload, salt)
+
+
 def leaf_hash(leaf: bytes) -> str:
     """Return ``SHA-256(0x00 ‖ leaf)`` as 64 hex digits (RFC 6962, section 2.1)."""
     return _sha256(b"\x00" + leaf).hexdigest()
@@ -289,6 +360,9 @@ def open_leaf(leaf: bytes, *, payload: bytes | None = None, salt: bytes | None =
     Raises:
         StoreRefused: as ``decode_leaf`` does, or a fact is missing.
     """
+    event = _open_at_once(leaf, payload, salt)
+    if event is not None:
+        return event
     facts = decode_leaf(leaf)
     kind = facts["type"]
     try:

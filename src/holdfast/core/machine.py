@@ -24,9 +24,9 @@ callback.
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import greenlet
 
@@ -41,6 +41,7 @@ from holdfast.errors import HoldfastError, NotInRun, RunSuspended, UsageError
 __all__ = ["CANCEL_TOPIC", "Call", "Command", "Machine", "current", "current_or_none", "describe"]
 
 CANCEL_TOPIC = "$cancel"
+_Outcome: TypeAlias = ev.StepFinished | ev.StepFailed | ev.MessageReceived | ev.ChildFinished
 
 _CURRENT: contextvars.ContextVar["Machine | None"] = contextvars.ContextVar(
     "holdfast_turn", default=None
@@ -152,6 +153,10 @@ class Machine:
         self._take_in(event, body)
         self._run_until_blocked(event)
         return list(self.issued)
+
+    def expect_marks(self, names: Iterable[str]) -> None:
+        """Take note of version guards that the recorded turn has passed."""
+        self._marks = self._marks.union(names)
 
     def close(self) -> None:
         """Let go of the coroutines: they are unwound and can ask for nothing more."""
@@ -350,11 +355,7 @@ class Machine:
             case _:
                 raise AssertionError(f"not an input: {body}")
 
-    def _end_call(
-        self,
-        event: ev.Event,
-        body: ev.StepFinished | ev.StepFailed | ev.MessageReceived | ev.ChildFinished,
-    ) -> None:
+    def _end_call(self, event: ev.Event, body: _Outcome) -> None:
         call = self.calls.pop(self._call(event, body.key).key)
         failed = isinstance(body, ev.StepFailed) or (
             isinstance(body, ev.ChildFinished) and not body.ok

@@ -20,7 +20,7 @@ from holdfast.core.events import Cause, Event
 from holdfast.core.machine import Machine
 from holdfast.core.state import RunState
 
-__all__ = ["Plan", "feed_all", "open_streams", "plan"]
+__all__ = ["Plan", "feed_all", "open_streams", "plan", "turn_is_over"]
 
 
 @dataclass(slots=True)
@@ -57,6 +57,8 @@ def plan(turn_events: Sequence[Event], *, cut: frozenset[tuple[str, int]] = froz
         turn_events: The recorded events of the turn.
         cut: (step key, attempt) of streaming attempts that are to be made again.
     """
+    if {type(event.body) for event in turn_events}.isdisjoint(_VOIDING):
+        return Plan(list(turn_events), [], _marks(turn_events))
     made_again = set(cut)
     for event in turn_events:
         if isinstance(event.body, ev.StepStarted):
@@ -76,10 +78,21 @@ def plan(turn_events: Sequence[Event], *, cut: frozenset[tuple[str, int]] = froz
             void.add(event.seq)
         else:
             result.feed.append(event)
-    result.marks = frozenset(
-        e.body.name for e in result.feed if isinstance(e.body, ev.VersionMarked)
-    )
+    result.marks = _marks(result.feed)
     return result
+
+
+_VOIDING = {ev.StepEmitted, ev.RunAccepted}
+"""In a turn without these nothing is void."""
+
+
+def _marks(events: Sequence[Event]) -> frozenset[str]:
+    return frozenset(e.body.name for e in events if isinstance(e.body, ev.VersionMarked))
+
+
+def turn_is_over(turn_events: Sequence[Event]) -> bool:
+    """Tell whether the last turn is over: nothing to replay until a message begins the next."""
+    return any(isinstance(e.body, ev.TurnFinished | ev.TurnFailed) for e in turn_events)
 
 
 def open_streams(turn_events: Sequence[Event], state: RunState) -> frozenset[tuple[str, int]]:

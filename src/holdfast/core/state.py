@@ -16,7 +16,17 @@ from holdfast.core import events as ev
 from holdfast.core.events import Event
 from holdfast.errors import StoreRefused
 
-__all__ = ["ENDED", "OpenStep", "RunRow", "RunState", "apply", "fold", "restore"]
+__all__ = [
+    "ENDED",
+    "OpenStep",
+    "RunRow",
+    "RunState",
+    "apply",
+    "check_row",
+    "fold",
+    "restore",
+    "state_before",
+]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -164,12 +174,19 @@ def restore(row: RunRow, turn_events: list[Event], sub: str = "") -> RunState:
     Raises:
         StoreRefused: the row is not what those events fold to.
     """
-    state = RunState(
+    state = fold(turn_events, state_before(row, turn_events[0], sub))
+    check_row(row, state)
+    return state
+
+
+def state_before(row: RunRow, first: Event, sub: str = "") -> RunState:
+    """Return what is known of a run before ``first``, the first event of its row's turn."""
+    return RunState(
         run=row.run,
         agent=row.agent,
         status="running",
-        seq=turn_events[0].seq - 1,
-        head=turn_events[0].prev,
+        seq=first.seq - 1,
+        head=first.prev,
         turn=row.turn,
         turn_seq=row.turn_seq,
         state_seq=row.state_seq,
@@ -180,13 +197,19 @@ def restore(row: RunRow, turn_events: list[Event], sub: str = "") -> RunState:
         parent_key=row.parent_key,
         sub=sub,
     )
-    fold(turn_events, state)
+
+
+def check_row(row: RunRow, state: RunState) -> None:
+    """Check that a stored row is what the events fold to.
+
+    Raises:
+        StoreRefused: it is not.
+    """
     if state.row() != row:
         raise StoreRefused(
             f"run {row.run!r}: the stored row {row} is not the fold of its events {state.row()}."
             " Hint: holdfast fsck"
         )
-    return state
 
 
 def _nothing(state: RunState, _event: Event, _body: ev.Body) -> None:

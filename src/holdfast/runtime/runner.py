@@ -22,15 +22,16 @@ from holdfast.core.codec import json_bytes
 from holdfast.core.events import Cause, Event
 from holdfast.core.failures import failure_bytes
 from holdfast.core.machine import Command, Machine
-from holdfast.core.replay import Plan, feed_all, open_streams, plan
+from holdfast.core.replay import Plan, feed_all, open_streams, plan, turn_is_over
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED, restore
-from holdfast.errors import Conflict, Diverged, Fenced, VaultMissing
+from holdfast.errors import Conflict, Diverged, Fenced
 from holdfast.ports import Claim, InboxMessage, Message
 from holdfast.runtime.appender import Appender
 from holdfast.runtime.births import child_run
 from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.inbox import Inbox
+from holdfast.runtime.paging import is_long, read_turn, replay_in_pages
 from holdfast.runtime.steps import Steps
 
 __all__ = ["Ending", "Runner"]
@@ -98,23 +99,26 @@ class Runner:
             StoreError: the stream cannot be read, or is not what the row says.
         """
         store, row = self.settings.store, self._claim.row
-        turn_events = await store.read(self.run, after=max(row.turn_seq, 1) - 1)
-        created = turn_events[0]
-        if row.turn_seq > 1:
-            created = (await store.read(self.run, until=1))[0]
-        if any(event.sealed for event in (created, *turn_events)):
-            raise VaultMissing(
-                f"run {self.run!r} is sealed: the vault with the key of subject {created.sub!r} is"
-                " not at hand, so this worker leaves it to others. Hint: HOLDFAST_VAULT"
-            )
+        created = (await store.read(self.run, until=1))[0]
         self._input = created.payload or b"null"
         if row.state_seq:
             finished = await store.read(self.run, after=row.state_seq - 1, until=row.state_seq)
             self._state = _part(finished[0].payload, "state")
         unread = await store.unread(self.run)
+        paged, turn_events = None, list[Event]()
+        if is_long(row) and not created.sealed:
+            new, stopped = self._make_machine, lambda: self._closing
+            paged = await replay_in_pages(store, row, created.sub, new, stopped)
+            if self._closing:
+                return
+        if paged is not None:
+            state, self.machine = paged
+        else:
+            turn_events = await read_turn(store, row, created)
+            state = restore(row, turn_events, created.sub)
         self.log = Appender(
             store,
-            restore(row, turn_events, created.sub),
+            state,
             self._claim.epoch,
             clock=self.settings.clock,
             entropy=self.settings.entropy,
@@ -157,21 +161,22 @@ class Runner:
                 self.begin_turn(None, (1,), "")
             self.settle()
             return
-        if state.status in ENDED or self.machine_idle(turn_events):
+        if state.status in ENDED or turn_is_over(turn_events):
             self.settle()
             return
-        cut = open_streams(turn_events, state)
-        try:
-            recorded = self.replay(turn_events, cut)
-            if recorded is None:
-                self.steps.cut_for_good = cut
-                recorded = self.replay(turn_events, frozenset())
-        except Diverged as error:
-            self._diverged(error)
-            return
-        assert recorded is not None
+        recorded: Plan | None = None
+        if self.machine is None:  # else it has been fed all there is
+            cut = open_streams(turn_events, state)
+            try:
+                recorded = self.replay(turn_events, cut)
+                if recorded is None:
+                    self.steps.cut_for_good = cut
+                    recorded = self.replay(turn_events, frozenset())
+            except Diverged as error:
+                self._diverged(error)
+                return
         self._note_all()
-        self.steps.recover(recorded)
+        self.steps.recover(recorded or Plan())
         self.settle()
 
     def replay(self, turn_events: list[Event], cut: frozenset[tuple[str, int]]) -> Plan | None:
@@ -186,7 +191,7 @@ class Runner:
         recorded = plan(turn_events, cut=cut)
         if self.machine is not None:
             self.machine.close()
-        self.machine = self._make_machine(recorded)
+        self.machine = self._make_machine(recorded.marks)
         try:
             feed_all(self.machine, recorded.feed)
         except Diverged:
@@ -195,19 +200,14 @@ class Runner:
             return None
         return recorded
 
-    @staticmethod
-    def machine_idle(turn_events: list[Event]) -> bool:
-        """Tell whether the last turn is over: nothing to replay until a message begins the next."""
-        return any(isinstance(e.body, ev.TurnFinished | ev.TurnFailed) for e in turn_events)
-
-    def _make_machine(self, recorded: Plan) -> Machine:
+    def _make_machine(self, marks: frozenset[str] = frozenset()) -> Machine:
         return Machine(
             self.agent,
             run=self.run,
-            seed=self.log.state.seed,
+            seed=self._claim.row.seed,
             input=self._input,
             state=self._state,
-            marks=recorded.marks,
+            marks=marks,
             cleaner=self.settings.secrets.cleaner,
         )
 
@@ -220,7 +220,7 @@ class Runner:
         if self.machine is not None:
             self.machine.close()
         self.steps.begin_turn()
-        self.machine = self._make_machine(Plan())
+        self.machine = self._make_machine()
         turn = self.log.state.turn + 1
         self.take_in(ev.TurnStarted(turn, message_id), message, cause, sub)
 

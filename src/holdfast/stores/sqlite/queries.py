@@ -24,7 +24,7 @@ from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.subjects import KNOWN, LISTED, subject_of
 from holdfast.subjects import Subject
 
-__all__ = ["Queries", "next_prefix", "rows_statement"]
+__all__ = ["FEW_MAX", "Queries", "next_prefix", "rows_statement"]
 
 _ALL = 2**62
 _STUCK = frozenset({"diverged", "in_doubt"})

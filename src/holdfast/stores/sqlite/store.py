@@ -37,7 +37,7 @@ from holdfast.signed import Notaries
 from holdfast.stores.sqlite.changes import Changes
 from holdfast.stores.sqlite.file import connect
 from holdfast.stores.sqlite.presence import Presence
-from holdfast.stores.sqlite.queries import Queries
+from holdfast.stores.sqlite.queries import FEW_MAX, Queries
 from holdfast.stores.sqlite.sealing import Sealing, no_notaries
 from holdfast.stores.sqlite.signed import SqliteSignedLog
 from holdfast.stores.sqlite.snapshot import SqliteSnapshot
@@ -191,7 +191,9 @@ class SqliteStore:
     async def read(
         self, run: str, *, after: int = 0, until: int = 0, limit: int = 0
     ) -> list[Event]:
-        events = self._near.read_few(run, after, until, limit)
+        events = None
+        if limit <= FEW_MAX:
+            events = self._near.read_few(run, after, until, limit)
         if events is None:
             events = await self._read_far(self._far.read, run, after, until, limit)
         return events
