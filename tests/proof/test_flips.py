@@ -14,6 +14,8 @@ from functools import lru_cache
 
 import apsw
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast.proof.note import VerifierKey
 from holdfast.proof.sqlite_source import SqliteSource
@@ -218,3 +220,19 @@ def test_a_bit_of_each_fourth_byte(file):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_bit_of_every_byte(part, file):
     check_flips(file, range(part, len(file), PARTS), lambda _: range(8))
+
+
+@given(data=st.data())
+def test_rubbish_anywhere_in_the_file_is_found_or_says_the_same(file, data):
+    start = data.draw(st.integers(0, len(file) - 1))
+    length = data.draw(st.sampled_from([1, 2, 4, 16, PAGE, 3 * PAGE]))
+    kind = data.draw(st.sampled_from(["rubbish", "zeros", "copy", "cut"]))
+    if kind == "cut":
+        ruined = file[:start]
+    else:
+        other = data.draw(st.integers(0, len(file) - 1))
+        noise = data.draw(st.binary(min_size=length, max_size=length))
+        part = {"rubbish": noise, "zeros": bytes(length), "copy": file[other : other + length]}
+        ruined = (file[:start] + part[kind] + file[start + length :])[: len(file)]
+    if ruined[JOURNAL_MODE] == b"\1\1" and len(ruined) >= PAGE and report_on(ruined).ok:
+        assert content(ruined) == content(file)

@@ -133,8 +133,8 @@ class TilesSource:
                 fault = f"{path} is missing"
             for index, leaf in enumerate(leaves, start):
                 wants = _HAS_PAYLOAD in leaf
-                yield Entry(leaf, self._payload(index) if wants else None, None, fault)
-                fault = ""
+                said = fault if index == start + width - 1 else ""  # what is named first is a leaf
+                yield Entry(leaf, self._payload(index) if wants else None, None, said)
 
     def tile(self, level: int, n: int, width: int) -> tuple[bytes, bytes] | None:
         data = self._fetch(tile_path(level, n, width), TILE_HASHES * HASH_BYTES)
