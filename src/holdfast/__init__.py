@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         VaultMissing,
     )
     from holdfast.integrations.http import async_http_client, http_client
+    from holdfast.runtime.births import Place
     from holdfast.runtime.secrets import Secret
     from holdfast.runtime.worker import Worker, WorkerSettings
     from holdfast.tools import call, schemas, step, tool
@@ -114,6 +115,7 @@ _HOMES = {
     ],
     "holdfast.integrations.http": ["async_http_client", "http_client"],
     "holdfast.runtime.secrets": ["Secret"],
+    "holdfast.runtime.births": ["Place"],
     "holdfast.runtime.worker": ["Worker", "WorkerSettings"],
     "holdfast.tools": ["call", "schemas", "step", "tool"],
 }
@@ -131,6 +133,7 @@ __all__ = [
     "NonDurableWarning",
     "NotDone",
     "NotInRun",
+    "Place",
     "Retracted",
     "Retry",
     "RunConflict",

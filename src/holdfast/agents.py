@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
+from holdfast.core.events import DEFAULT_QUEUE
 from holdfast.core.machine import current_or_none
 from holdfast.core.specs import AgentSpec, tools_of
 from holdfast.errors import UsageError
@@ -17,8 +18,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 @overload
 def agent(fn: F, /) -> F: ...
 @overload
-def agent(*, name: str = "", tools: Iterable[Callable[..., Any]] = ()) -> Callable[[F], F]: ...
-def agent(fn: Any = None, /, *, name: str = "", tools: Iterable[Callable[..., Any]] = ()) -> Any:
+def agent(
+    *, name: str = "", tools: Iterable[Callable[..., Any]] = (), queue: str = DEFAULT_QUEUE
+) -> Callable[[F], F]: ...
+def agent(
+    fn: Any = None,
+    /,
+    *,
+    name: str = "",
+    tools: Iterable[Callable[..., Any]] = (),
+    queue: str = DEFAULT_QUEUE,
+) -> Any:
     """Make a function an agent.
 
     A plain agent takes an input and returns a result: one turn. One whose first parameter is
@@ -29,6 +39,7 @@ def agent(fn: Any = None, /, *, name: str = "", tools: Iterable[Callable[..., An
         fn: An async or sync function, deterministic but for the steps it calls.
         name: Instead of the function's name; what the log calls it.
         tools: The tools that ``hf.call`` may call.
+        queue: Where its runs wait for a worker, unless their start names another.
 
     Raises:
         UsageError: it is not such a function.
@@ -37,7 +48,7 @@ def agent(fn: Any = None, /, *, name: str = "", tools: Iterable[Callable[..., An
     def decorate(function: Any) -> Any:
         if not callable(function) or isinstance(function, type):
             raise UsageError(f"@agent wants a function, not {function!r}")
-        spec = AgentSpec(name or function.__name__, function, tools_of(tools))
+        spec = AgentSpec(name or function.__name__, function, tools_of(tools), queue)
         wrapper = _async_wrapper(spec) if spec.is_async else _sync_wrapper(spec)
         wrapper.__holdfast__ = spec
         return wrapper

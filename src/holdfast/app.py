@@ -214,6 +214,7 @@ class App:
             self.secrets,
             linger_s=linger_s,
             nap_s=nap_s,
+            queues={spec.uri: spec.queue for spec in self.agents.values()},
         )
         about = {"host": socket.gethostname(), "pid": os.getpid()}
         return Worker(self.agents.values(), shared, settings or WorkerSettings(), about=about)
@@ -243,8 +244,11 @@ class App:
         if row.status in ENDED:
             last = (await self.store.read(run, after=row.seq - 1))[0]
             return result_value(last, self.agents.get(row.agent))
+        pauses = await self.store.pauses()
+        pause = next((p for p in pauses if p.name in (row.run, row.queue, row.agent)), None)
+        state = f"paused by {pause.by}" if pause else row.status.replace("_", " ")
         raise RunParked(
-            f"run {run!r} is {row.status.replace('_', ' ')}. Hint: holdfast show {run}",
+            f"run {run!r} is {state}. Hint: holdfast show {run}",
             run=run,
             status=row.status,
             wake_at=row.wake_at,

@@ -8,14 +8,15 @@ under one id happens once.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from holdfast.core import events as ev
 from holdfast.core.codec import Codec, json_bytes
-from holdfast.core.events import Cause, Event
+from holdfast.core.events import Event
 from holdfast.core.limits import (
     MESSAGE_ID_CHARS_MAX,
+    QUEUE_NAME_CHARS_MAX,
     RUN_ID_CHARS_MAX,
     SUBJECT_CHARS_MAX,
     TOPIC_CHARS_MAX,
@@ -34,8 +35,10 @@ from holdfast.errors import (
     UsageError,
     VaultMissing,
 )
-from holdfast.ports import Clock, Entropy, Message, Store
-from holdfast.runtime.births import ERASED_RUNS, erasure_run, new_run
+from holdfast.fleet import held_back
+from holdfast.ports import Clock, Entropy, Message, Pause, QueueLimits, Store
+from holdfast.runtime.births import ERASED_RUNS, Place, erasure_run, new_run
+from holdfast.runtime.emitted import Emitted, Retracted
 from holdfast.subjects import Erasure
 
 __all__ = ["Client", "Retracted", "failure_of", "result_value"]
@@ -45,46 +48,6 @@ READ_EVENTS = 500
 PREFIX_RUNS_MAX = 1000
 SHOWN_MAX = 5
 STUCK = frozenset({"in_doubt", "diverged"})
-
-
-class Retracted(NamedTuple):
-    """Values that a reader of a stream has seen and that no longer count."""
-
-    seqs: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    value: Any
-
-
-class _Emitted:
-    """Reads a stream's emitted values, and notices which of them were taken back."""
-
-    def __init__(self) -> None:
-        self._parts: dict[Cause, tuple[str, int]] = {}
-        self._values: dict[tuple[str, int], list[int]] = {}
-
-    def look(self, event: Event) -> _Shown | None:
-        """Return what a reader is to be shown for the stream's next event, if anything."""
-        match event.body:
-            case ev.StepEmitted(key, attempt):
-                self._parts[event.seq] = (key, attempt)
-            case ev.StreamEmitted():
-                for part in filter(None, map(self._parts.get, event.cause)):
-                    self._values.setdefault(part, []).append(event.seq)
-                return _Shown(json.loads(event.payload or b"null"))
-            case ev.StepStarted(key, _, attempt) if attempt > 1:
-                return self._retract(key, attempt - 1)
-            case ev.StepFailed(key, attempt, False):
-                return self._retract(key, attempt)
-            case _:
-                pass
-        return None
-
-    def _retract(self, key: str, attempt: int) -> _Shown | None:
-        seqs = self._values.pop((key, attempt), None)
-        return _Shown(Retracted(tuple(seqs))) if seqs else None
 
 
 class Client:
@@ -118,6 +81,7 @@ class Client:
         *args: Any,
         id: str = "",  # noqa: A002 - the word users know
         subject: str = "",
+        place: Place | None = None,
         **kwargs: Any,
     ) -> str:
         """Start a run, unless the id is taken by an earlier start of the agent; return its id.
@@ -128,6 +92,7 @@ class Client:
             id: The run's id; drawn at random if empty.
             subject: The pseudonymous id of the person that the run is about, if any: its payloads
                 are encrypted under a key that ``holdfast erase`` destroys.
+            place: Where it stands in line, and from when on; by default in its agent's queue.
             kwargs: Its input by name.
 
         Raises:
@@ -142,12 +107,20 @@ class Client:
             if spec.has_state and not args and not kwargs
             else spec.encode_input(args, kwargs)
         )
-        return await self.start_encoded(spec, payload, run=id, subject=subject)
+        return await self.start_encoded(spec, payload, run=id, subject=subject, place=place)
 
     async def start_encoded(
-        self, spec: AgentSpec, payload: bytes, *, run: str = "", subject: str = ""
+        self,
+        spec: AgentSpec,
+        payload: bytes,
+        *,
+        run: str = "",
+        subject: str = "",
+        place: Place | None = None,
     ) -> str:
         """Start a run with an input in JSON; as ``start``."""
+        place = place or Place()
+        place = place if place.queue else replace(place, queue=spec.queue)
         if not spec.has_state:
             spec.decode_input(payload)
         payload = self._clean(payload)
@@ -155,7 +128,13 @@ class Client:
         check_name("run id", run, RUN_ID_CHARS_MAX)
         check_name("subject", subject, SUBJECT_CHARS_MAX, empty=True)
         new = new_run(
-            run, spec.uri, payload, now=self._clock.now(), entropy=self._entropy, sub=subject
+            run,
+            spec.uri,
+            payload,
+            now=self._clock.now(),
+            entropy=self._entropy,
+            sub=subject,
+            place=place,
         )
         first: list[Message] = []
         if spec.has_state and payload != b"null":
@@ -269,6 +248,58 @@ class Client:
         told = erasure_run(subject, said, now=self._clock.now(), entropy=self._entropy)
         return await self._store.erase(subject, told)
 
+    async def pause(self, *, run: str = "", queue: str = "", agent: str = "", by: str) -> bool:
+        """Keep a run, a queue or an agent from being advanced; False when it is paused already.
+
+        A run that a worker holds goes on to the end of the effects under way, and is given back.
+
+        Raises:
+            UsageError: not exactly one of the three is named.
+            RunUnknown: there is no such run.
+        """
+        kind, name = held_back(run, queue, agent)
+        if run:
+            await self.row(run)
+        return await self._store.pause(Pause(kind, name, by, self._clock.now()))
+
+    async def resume(self, *, run: str = "", queue: str = "", agent: str = "") -> bool:
+        """Take a pause back; False when there is none.
+
+        Raises:
+            UsageError: not exactly one of the three is named.
+        """
+        return await self._store.resume(*held_back(run, queue, agent))
+
+    async def limit(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 0,
+        per_key: int = 0,
+        rate: int = 0,
+        period_s: float = 1.0,
+    ) -> None:
+        """Set the limits of a queue, for all workers, in place of those it had.
+
+        Args:
+            queue: Its name.
+            concurrency: How many of its runs may be in memory at once, wherever; 0 for any number.
+                A run that waits for a message or a time is not in memory.
+            per_key: How many of those of one key.
+            rate: How many of its runs may begin in ``period_s``; 0 for any number.
+            period_s: In seconds. What was not used is saved up for one period at most.
+
+        Raises:
+            UsageError: a number is negative, or the period is not positive.
+        """
+        check_name("queue", queue, QUEUE_NAME_CHARS_MAX)
+        period_us = round(period_s * 1e6)
+        if min(concurrency, per_key, rate) < 0 or period_us < max(rate, 1):
+            given = f"{concurrency=}, {per_key=}, {rate=}, {period_s=}"
+            raise UsageError(f"queue {queue!r}: expected no negative limit, not {given}")
+        limits = QueueLimits(queue, concurrency, per_key, rate, period_us if rate else 0)
+        await self._store.limit(limits)
+
     async def row(self, run: str) -> RunRow:
         """Return a run's row.
 
@@ -360,7 +391,7 @@ class Client:
         """
         row = await self.row(run)
         read = min(after, max(row.turn_seq - 1, 0))
-        emitted = _Emitted()
+        emitted = Emitted()
         while True:
             for event in await self._store.read(run, after=read, limit=READ_EVENTS):
                 read = event.seq

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 from holdfast.core.events import Cause, Event
 from holdfast.core.state import RunRow
+from holdfast.fleet import Pause, QueueInfo, QueueLimits, Standing, WorkerInfo
 from holdfast.signed import SignedLog
+from holdfast.sources import Clock, Entropy
 from holdfast.subjects import Erasure, Subject
 
 __all__ = [
@@ -34,6 +36,9 @@ __all__ = [
     "Middleware",
     "NewRun",
     "Part",
+    "Pause",
+    "QueueInfo",
+    "QueueLimits",
     "Snapshot",
     "Standing",
     "StepCall",
@@ -124,15 +129,6 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A run as a snapshot finds it; ``worker`` is who advances it at this moment, else empty."""
-
-    row: RunRow
-    epoch: int
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
 class Letter:
     """A message of an inbox, read or not.
 
@@ -161,21 +157,6 @@ class Part:
     """The other store's, not below any event's."""
     inbox: Sequence[Letter] = ()
     last: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker whose lease holds. Times are µs since the epoch of Unix."""
-
-    worker: str
-    since: int
-    """When it became known."""
-    expires_at: int
-    """When its lease runs out, unless it is renewed."""
-    runs: int
-    """How many runs it holds."""
-    about: str
-    """What it says of itself, as JSON; empty when it has said nothing."""
 
 
 class Snapshot(Protocol):
@@ -296,10 +277,37 @@ class Store(Protocol):
         last event while it is pending or running, else since its ``wake_at`` or since the time of
         its oldest unread message that it had not seen, whichever came first.
 
+        Those of a higher priority come first; among these, those of a key that holds fewer leases
+        in their queue (``stores/lanes.py``). What is paused, or beyond its queue's limits, is not
+        claimed.
+
         With ``run``, only that run is considered, and it need not be ready: any run that has not
-        ended and that nobody holds will do. With ``family``, only that run and those it has started
-        are considered: their ids begin with it and a slash.
+        ended, is not paused and that nobody holds will do, whatever the limits. With ``family``,
+        only that run and those it has started are considered: their ids begin with it and a slash.
         """
+        ...
+
+    async def pause(self, pause: Pause) -> bool:
+        """Keep a run, a queue or an agent from being claimed; False when it is paused already.
+
+        Who holds one of its runs is not stopped by this; a worker looks at ``pauses``.
+        """
+        ...
+
+    async def resume(self, kind: str, name: str) -> bool:
+        """Take a pause back; False when there is none."""
+        ...
+
+    async def pauses(self) -> list[Pause]:
+        """Return all pauses, by kind and name."""
+        ...
+
+    async def limit(self, limits: QueueLimits) -> None:
+        """Set the limits of a queue, in place of those it had."""
+        ...
+
+    async def queues(self, *, now: int) -> list[QueueInfo]:
+        """Return the queues that have limits, or runs that are ready or held, by name."""
         ...
 
     async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
@@ -357,7 +365,10 @@ class Store(Protocol):
         ...
 
     async def ready(self, agents: Sequence[str], *, now: int) -> bool:
-        """Tell whether a claim would find a ready run, or a lost worker's runs to free."""
+        """Tell whether a claim would find a ready run, or a lost worker's runs to free.
+
+        A run whose time has come since the last claim may count although it would not be found.
+        """
         ...
 
     async def held(self, worker: str) -> list[Claim]:
@@ -371,8 +382,12 @@ class Store(Protocol):
         """
         ...
 
-    async def next_wake(self, agents: Sequence[str]) -> int:
-        """Return the earliest ``wake_at`` of these agents' runs that nobody holds, 0 for none."""
+    async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
+        """Return the earliest ``wake_at`` of these agents' runs that nobody holds, 0 for none.
+
+        Those that are not ``after`` a time are left out, and so may those be whose time had come at
+        an earlier claim.
+        """
         ...
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
@@ -431,34 +446,6 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was begun and let go of the file or the connections; twice is once."""
-        ...
-
-
-class Clock(Protocol):
-    """The time."""
-
-    def now(self) -> int:
-        """Return µs since the epoch of Unix; never a smaller value than the last call's."""
-        ...
-
-
-class Entropy(Protocol):
-    """Chance: salts, seeds and names of workers come from here."""
-
-    def bytes(self, n: int) -> bytes:
-        """Return n bytes that nobody could guess."""
-        ...
-
-
-class Answer(Protocol):
-    """What an ``append`` returns may be one: then nobody has to make a task to wait for it."""
-
-    def add_done_callback(self, callback: Callable[[Any], object]) -> object:
-        """Have a callback called in the loop, not before this has returned."""
-        ...
-
-    def exception(self) -> BaseException | None:
-        """Return the error that the append came to; raises CancelledError if it was cancelled."""
         ...
 
 

@@ -195,7 +195,9 @@ async def no_change(_timeout_s):
 
 
 def test_tail_of_the_log_begins_with_its_last_events(store, monkeypatch):
-    monkeypatch.setattr("holdfast.stores.sqlite.SqliteStore.changed", lambda _, s: no_change(s))
+    monkeypatch.setattr(
+        "holdfast.stores.sqlite.SqliteStore.changed", lambda _, s, **_facts: no_change(s)
+    )
     said = store("tail", "--json")
     assert said.code == 130
     assert [f["run"] for f in said.lines][-3:] == ["nap"] * 3

@@ -58,7 +58,7 @@ def facts_of(event):
     """What a leaf should say, written down independently of ``seal``."""
     facts = dataclasses.asdict(event.body) | {
         "type": event.body.type,
-        "v": 1,
+        "v": 2 if event.body.type == "run.created" else 1,
         "run": event.run,
         "seq": event.seq,
         "at": event.at,
@@ -236,6 +236,17 @@ def test_an_older_form_is_brought_up_to_todays(monkeypatch):
     assert event.body == ev.TimerFired(5)
     assert event.leaf == leaf
     assert event.hash == ev.leaf_hash(leaf), "the bytes that were written are the ones that count"
+
+
+def test_a_run_of_the_first_version_stood_in_the_default_queue():
+    created = seal(ev.RunCreated(7, 1, "mother", "a#1"))
+    facts = json.loads(created.leaf) | {"v": 1}
+    for name in ("queue", "priority", "key", "start_at"):
+        del facts[name]
+    leaf = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    event = ev.open_leaf(leaf)
+    assert event.body == ev.RunCreated(7, 1, "mother", "a#1", "default", 0, "", 0)
+    assert (event.leaf, event.hash) == (leaf, ev.leaf_hash(leaf))
 
 
 def test_every_field_of_every_body_is_fit_for_a_leaf():

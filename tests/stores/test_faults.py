@@ -18,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from holdfast.core.state import ENDED
 from holdfast.errors import Conflict
 from holdfast.ports import Append, InboxMessage
+from holdfast.stores.lanes import Room
 from holdfast.stores.memory import MemoryStore
 from holdfast.testing import streams
 from holdfast.testing.conformance import StoreConformance, store_machine
@@ -199,7 +200,7 @@ class LatestFirst(MemoryStore):
         return None if since is None else -since
 
 
-@seen_by("a_run_wakes_at_its_time_and_not_before", walk=True)
+@seen_by("a_run_wakes_at_its_time_and_not_before", "a_run_begins_at_its_time", walk=True)
 class WakesLate(MemoryStore):
     def _ready_since(self, held, now):
         return super()._ready_since(held, now - 1)
@@ -207,9 +208,9 @@ class WakesLate(MemoryStore):
 
 @seen_by("a_run_wakes_at_its_time_and_not_before")
 class WakesForTheHeld(MemoryStore):
-    async def next_wake(self, agents):
+    async def next_wake(self, agents, *, after=0):
         rows = [run.row for run in self._runs.values() if run.row.agent in agents]
-        return min((row.wake_at for row in rows if row.wake_at), default=0)
+        return min((row.wake_at for row in rows if row.wake_at > after), default=0)
 
 
 @seen_by("a_worker_learns_whether_a_claim_is_worth_it")
@@ -355,7 +356,7 @@ class LeavesRowsOfAFailedBody(MemoryStore):
 @seen_by("a_zombie_writes_nothing")
 class EntersTheBodyFirst(MemoryStore):
     async def transact(self, run, epoch, expected_seq, body):
-        with self._transaction() as transaction:
+        with self._tables.transaction() as transaction:
             change = body(transaction)
             self._check(run, epoch, expected_seq)
             self._verify(change)
@@ -380,7 +381,7 @@ class ForgetsTheTables(MemoryStore):
 class AnswersInText(MemoryStore):
     async def transact(self, run, epoch, expected_seq, body):
         def spoiled(transaction):
-            self._tables.text_factory = bytes
+            self._tables.connection.text_factory = bytes
             return body(transaction)
 
         await super().transact(run, epoch, expected_seq, spoiled)
@@ -390,7 +391,7 @@ class AnswersInText(MemoryStore):
 class LetsTheBodyCommit(MemoryStore):
     async def transact(self, run, epoch, expected_seq, body):
         def free(transaction):
-            self._tables.set_authorizer(None)
+            self._tables.connection.set_authorizer(None)
             return body(transaction)
 
         await super().transact(run, epoch, expected_seq, free)
@@ -400,7 +401,7 @@ class LetsTheBodyCommit(MemoryStore):
 class BelievesTheBody(MemoryStore):
     async def transact(self, run, epoch, expected_seq, body):
         self._check(run, epoch, expected_seq)
-        with suppress(sqlite3.OperationalError), self._transaction() as transaction:
+        with suppress(sqlite3.OperationalError), self._tables.transaction() as transaction:
             change = body(transaction)
             transaction.over = False
         self._write(change)
@@ -479,6 +480,71 @@ class TellsOne(MemoryStore):
 class WorkersStayKnown(MemoryStore):
     async def workers(self, *, now):
         return await super().workers(now=min(now, 0))
+
+
+# Queues.
+
+
+@seen_by("a_higher_priority_comes_first", "the_same_schedule_gives_the_claims_of_the_memory_store")
+class NothingIsUrgent(MemoryStore):
+    def _lanes(self, agents, now, family=""):
+        lanes = super()._lanes(agents, now, family)
+        for lane in lanes:
+            lane.priority = 0
+        return lanes
+
+
+def with_room(**methods):
+    """Return a store whose claims judge the room in queues otherwise."""
+    kind = type("OtherRoom", (Room,), methods)
+
+    class Store(MemoryStore):
+        def _room(self, now):
+            room = super()._room(now)
+            room.__class__ = kind
+            return room
+
+    return Store
+
+
+@seen_by("keys_take_turns_however_much_one_has_to_do")
+class NoTurns(with_room(share=lambda _room, _lane: 0)):
+    pass
+
+
+@seen_by("a_queue_lets_so_many_be_held", "what_is_due_and_has_no_room_waits_in_line")
+class NeverFull(with_room(is_full=lambda _room, _queue, _key: False)):
+    pass
+
+
+@seen_by("a_queue_lets_so_many_begin_in_a_period")
+class NoRate(with_room(may_begin=lambda _room, _queue: True)):
+    pass
+
+
+@seen_by("what_is_due_and_has_no_room_waits_in_line")
+class WakesForThePast(MemoryStore):
+    async def next_wake(self, agents, *, after=0):
+        return await super().next_wake(agents, after=min(after, 0))
+
+
+@seen_by("what_is_paused_is_not_claimed")
+class NothingPauses(MemoryStore):
+    def _is_paused(self, row):
+        return row is None
+
+
+@seen_by("a_run_that_is_held_when_it_is_paused_goes_on_until_it_is_released")
+class PauseTakesTheLease(MemoryStore):
+    async def pause(self, pause):
+        self._runs[pause.name].epoch += 1
+        return await super().pause(pause)
+
+
+@seen_by("queues_tell_their_limits_and_what_is_in_them")
+class EmptyQueuesAreNotTold(MemoryStore):
+    async def queues(self, *, now):
+        return [queue for queue in await super().queues(now=now) if queue.ready or queue.held]
 
 
 # Copies.

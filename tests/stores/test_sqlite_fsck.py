@@ -224,7 +224,7 @@ def test_no_flipped_bit_makes_it_raise(file: Path):
         torn[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
         file.write_bytes(torn)
         found += bool(check_file(file))
-    assert found > 30  # most of the others hit free space
+    assert found > 20  # most of the others hit free space
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 4096, 3 * 4096, 3 * 4096 + 1])

@@ -15,14 +15,21 @@ from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.file import create_tables
 from holdfast.stores.sqlite.queries import rows_statement
 
-SCANS = {"WORKERS", "WORKERS_KNOWN", "SIGNERS"}  # a row for each worker, each key there is
+SCANS = {
+    "READY_BY_QUEUE",
+    "LIMITS",
+    "PAUSES",
+    "PAUSED_PLACES",
+    "HELD_BY_QUEUE",
+    "WORKERS",
+    "WORKERS_KNOWN",
+    "SIGNERS",
+}  # a row for each worker, each key there is
 SORTS = {
     "HELD": "ORDER BY",  # what one worker holds
     "INBOX": "ORDER BY",  # what one run was ever sent
-    "READY": "LAST TERM",  # equal times alone are put in order
-    "DUE": "LAST TERM",
-    "READY_FAMILY": "LAST TERM",
-    "DUE_FAMILY": "LAST TERM",
+    "FAMILY": "ORDER BY",  # what one run has started
+    "READY_BY_QUEUE": "GROUP BY",  # for people
 }
 
 
@@ -59,9 +66,21 @@ def test_no_statement_scans_or_sorts_a_table(name: str, connection: apsw.Connect
     [
         ("ADVANCE", "INTEGER PRIMARY KEY"),
         ("MOVE", "INTEGER PRIMARY KEY"),
-        ("READY", "run_ready (agent=?"),
-        ("DUE", "run_wake (agent=? AND wake_at>? AND wake_at<?)"),
-        ("WAKES", "run_wake (agent=?"),
+        ("LANE", "run_ready (agent=? AND (queue,priority,key)>(?,?,?))"),
+        (
+            "HEADS",
+            "run_ready (agent=? AND queue=? AND priority=? AND key=? AND (ready_at,id)>(?,?))",
+        ),
+        (
+            "HEADS_BEGUN",
+            "run_begun (agent=? AND queue=? AND priority=? AND key=? AND (ready_at,id)>(?,?))",
+        ),
+        ("IS_DUE", "run_wake (agent=? AND wake_at>? AND wake_at<?)"),
+        ("WAKE_UP", "run_wake (agent=? AND wake_at>? AND wake_at<?)"),
+        ("BUSY", "run_busy (queue=?)"),
+        ("BUSY_KEY", "run_busy (queue=? AND key=?)"),
+        ("HELD_BY_QUEUE", "INDEX run_busy"),
+        ("WAKES", "run_wake (agent=? AND wake_at>?)"),
         ("FREE", "run_held (worker=?)"),
         ("SETTLE", "inbox_unread (run=? AND n>?)"),
         ("EVENTS", "event_seq (run=? AND seq>? AND seq<?)"),
@@ -109,7 +128,7 @@ def test_advancing_a_run_that_is_held_touches_no_index(connection: apsw.Connecti
     assert moved
     schema = connection.execute("SELECT sql FROM sqlite_master WHERE tbl_name = 'run'").fetchall()
     indexes = [statement for (statement,) in schema if statement and "CREATE INDEX" in statement]
-    assert len(indexes) == 5
+    assert len(indexes) == 7
     for index in indexes:
         columns, _, which = index.partition(" ON run ")[2].partition("WHERE")
         assert not moved & set(re.findall(r"\w+", columns)), index

@@ -10,11 +10,11 @@ from rich.text import Text
 from holdfast.cli.shell import Shell, command
 from holdfast.cli.text import ago, clean, clock, grid, iso, status_text
 from holdfast.core import events as ev
-from holdfast.core.state import RunRow
+from holdfast.core.state import ENDED, RunRow
 from holdfast.errors import UsageError
-from holdfast.ports import Store
+from holdfast.ports import Pause, Store
 
-__all__ = ["STATUSES", "each_row", "ls_command", "parked_for"]
+__all__ = ["STATUSES", "each_row", "ls_command", "parked_for", "paused_by"]
 
 STATUSES = (
     "pending",
@@ -57,6 +57,7 @@ async def ls_command(
     now = time.time_ns() // 1000
     more = False
     async with shell.app() as app:
+        pauses = await app.store.pauses()
         shown = 0
         page = min(most + 1, _PAGE) if most else _PAGE  # one more tells whether there are more
         async for row in each_row(app.store, status=wanted, agents=agents, page=page):
@@ -65,10 +66,11 @@ async def ls_command(
                 break
             shown += 1
             waits = await parked_for(app.store, row)
+            pause = paused_by(row, pauses)
             if shell.as_json:
-                shell.emit(_as_json(row, waits), line=True)
+                shell.emit(_as_json(row, waits, pause), line=True)
             else:
-                table.add_row(*_cells(row, waits, now))
+                table.add_row(*_cells(row, waits, now, pause))
     if shell.as_json:
         return
     if not shown:
@@ -104,7 +106,13 @@ async def parked_for(store: Store, row: RunRow) -> str:
     return last[0].body.waits_for if last and isinstance(last[0].body, ev.RunParked) else ""
 
 
-def _as_json(row: RunRow, waits: str) -> dict[str, Any]:
+def paused_by(row: RunRow, pauses: list[Pause]) -> Pause | None:
+    """Return what holds a run back, if anything does."""
+    places = {("run", row.run), ("queue", row.queue), ("agent", row.agent)}
+    return next((pause for pause in pauses if (pause.kind, pause.name) in places), None)
+
+
+def _as_json(row: RunRow, waits: str, pause: Pause | None) -> dict[str, Any]:
     return {
         "run": row.run,
         "agent": row.agent.removeprefix("agent:"),
@@ -116,16 +124,22 @@ def _as_json(row: RunRow, waits: str) -> dict[str, Any]:
         "wake_at": iso(row.wake_at),
         "waits_for": waits,
         "parent": row.parent,
+        "queue": row.queue,
+        "priority": row.priority,
+        "key": row.key,
+        "paused_by": pause.by if pause else "",
     }
 
 
-def _cells(row: RunRow, waits: str, now: int) -> list[str | Text]:
+def _cells(row: RunRow, waits: str, now: int, pause: Pause | None) -> list[str | Text]:
     if row.status == "diverged":
         waits = "a person: the code asks for something else"
     elif row.status == "idle":
         waits = "a message"
     elif row.status in ("pending", "running"):
         waits = "a worker, unless one has it"
+    if pause is not None and row.status not in ENDED:
+        waits = f"{pause.kind} paused by {pause.by}" + (f"; {waits}" if waits else "")
     waits = ", until ".join(filter(None, (waits, clock(row.wake_at) if row.wake_at else "")))
     return [
         Text(clean(row.run)),

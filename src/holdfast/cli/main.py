@@ -33,6 +33,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doubts": ("doubts:doubts_command", "List the steps in doubt, which a person must settle."),
     "resolve": ("steer:resolve_command", "Settle a step in doubt by a person's word."),
     "accept": ("steer:accept_command", "Accept a divergence: the code carries on as it is now."),
+    "pause": ("holding:pause_command", "Keep a run, a queue or an agent from being carried on."),
+    "resume": ("holding:resume_command", "Let what was paused be carried on."),
+    "queues": (
+        "holding:queues_command",
+        "List queues with their limits; or set the limits of one.",
+    ),
     "export": ("moving:export_command", "Write runs to a file, to be imported into another store."),
     "import": ("moving:import_command", "Take in the runs of a file that an export has written."),
     "erase": ("erase:erase_command", "Destroy a subject's key and payloads; the log tells so."),

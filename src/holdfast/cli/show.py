@@ -11,6 +11,7 @@ from rich.text import Text
 
 from holdfast.cli.answers import Answers, answer
 from holdfast.cli.gist import gist
+from holdfast.cli.listing import paused_by
 from holdfast.cli.shell import RunArgument, Shell, command
 from holdfast.cli.text import ago, clean, count, grid, local, shorten, status_text, withheld_notes
 
@@ -30,14 +31,19 @@ async def show_command(shell: Shell, *, run: RunArgument) -> None:
     async with shell.app() as app:
         found = await app.client.find(run)
         events = await app.store.read(found)
+        pause = paused_by(await app.client.row(found), await app.store.pauses())
         answers = answer(events, await app.store.unread(found), store=app.store.url)
+        held = asdict(pause) if pause else None
     if shell.as_json:
-        shell.emit({"run": found, "status": answers.identity["status"]} | asdict(answers))
+        facts = {"run": found, "status": answers.identity["status"], "paused": held}
+        shell.emit(facts | asdict(answers))
         return
     age = ago(time.time_ns() // 1000 - events[-1].at)
     shell.show(_title(answers, age))
     for line in withheld_notes(events):
         shell.show(Text(line, style="magenta"))
+    if pause is not None:
+        shell.show(Text(clean(f"{pause.kind} {pause.name!r} is paused by {pause.by}"), "yellow"))
     for heading, parts in (
         (f"Completed: {count(len(answers.completed), 'action')}", _completed(answers)),
         ("Pending", _pending(shell, answers, found)),

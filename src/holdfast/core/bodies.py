@@ -18,6 +18,7 @@ from typing import ClassVar, Literal, TypeAlias
 __all__ = [
     "BODIES",
     "BODY_FIELDS",
+    "DEFAULT_QUEUE",
     "Body",
     "CancelRequested",
     "ChildFinished",
@@ -48,6 +49,8 @@ __all__ = [
     "VersionMarked",
 ]
 
+DEFAULT_QUEUE = "default"
+
 Role: TypeAlias = Literal["input", "note", "mark"]
 
 
@@ -65,6 +68,14 @@ class RunCreated:
     otherwise."""
     parent: str = ""
     parent_key: str = ""
+    queue: str = DEFAULT_QUEUE
+    """Where it waits for a worker; its place in there does not change."""
+    priority: int = 0
+    """The larger, the sooner."""
+    key: str = ""
+    """Whose work it is: limits count, and turns are taken, by it. Empty: nobody's."""
+    start_at: int = 0
+    """Not before this time (µs); 0 for at once."""
 
 
 @dataclass(frozen=True, slots=True)

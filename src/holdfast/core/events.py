@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 from holdfast.core.bodies import (
     BODIES,
     BODY_FIELDS,
+    DEFAULT_QUEUE,
     Body,
     CancelRequested,
     ChildFinished,
@@ -59,6 +60,7 @@ from holdfast.errors import StoreRefused, UsageError
 
 __all__ = [
     "BODIES",
+    "DEFAULT_QUEUE",
     "GENESIS",
     "Body",
     "CancelRequested",
@@ -103,10 +105,20 @@ GENESIS = "0" * 64
 Cause: TypeAlias = int | tuple[str, int]
 """A seq of the same run, or (run, seq) of another."""
 
-UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _queued(facts: dict[str, Any]) -> dict[str, Any]:
+    """Runs of the first version stood in the one queue that there was."""
+    place = {"queue": DEFAULT_QUEUE, "priority": 0, "key": "", "start_at": 0}
+    return facts | place | {"v": 2}
+
+
+UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("run.created", 1): _queued
+}
 """(type, v) of an older form → the function that turns its leaf object into that of v + 1."""
 
-_VERSION = 1
+_VERSIONS = {**dict.fromkeys(BODIES, 1), "run.created": 2}
+"""Type → the version of its leaf that is written."""
 _sha256 = hashlib.sha256
 _BLOCK_BYTES = 64
 """How much SHA-256 takes at a time."""
@@ -151,7 +163,7 @@ def _form(kind: str, *, payload: bool, sub: bool) -> Callable[..., str]:
         if not given:
             del facts[name]
     text = {name: f'"{name}":{form}' for name, (form, _) in facts.items()}
-    text |= {"type": f'"type":"{kind}"', "v": f'"v":{_VERSION}'}
+    text |= {"type": f'"type":"{kind}"', "v": f'"v":{_VERSIONS[kind]}'}
     template = "{" + ",".join(text[name] for name in sorted(text)) + "}\n"
     values = ", ".join(facts[name][1] for name in sorted(facts))
     source = f"lambda {', '.join(_ENVELOPE)}, body: {template!r} % ({values},)"
@@ -233,7 +245,7 @@ def _reading(kind: str) -> _Read:
     }
     text = {name: f'"{name}":{pattern},' for name, (pattern, _) in patterns.items()}
     text |= {name: f"(?:{text[name]})?" for name in ("payload", "sub")}
-    text |= {"type": f'"type":"{re.escape(kind)}",', "v": f'"v":{_VERSION},'}
+    text |= {"type": f'"type":"{re.escape(kind)}",', "v": f'"v":{_VERSIONS[kind]},'}
     pattern = "".join(text[name] for name in sorted(text)).removesuffix(",")
     body = f"Body({', '.join(source[name] for name in BODY_FIELDS[kind])})"
     facts = [source[name] for name in ("run", "seq", "at", "epoch", "agent", "cause")]
@@ -340,12 +352,12 @@ def decode_leaf(leaf: bytes) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = _decode(leaf.decode())
         kind, version = facts["type"], facts["v"]
-        while version != _VERSION and (upcast := UPCASTS.get((kind, version))):
+        while version != _VERSIONS.get(kind) and (upcast := UPCASTS.get((kind, version))):
             facts = upcast(facts)
             kind, version = facts["type"], facts["v"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreRefused(f"not an event's leaf ({error}): {leaf[:80]!r}") from None
-    if kind not in BODIES or version != _VERSION:
+    if version != _VERSIONS.get(kind):
         raise StoreRefused(
             f"event type {kind!r} version {version!r} is unknown to this release; it was"
             " written by a newer"

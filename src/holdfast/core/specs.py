@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from holdfast.core.bodies import DEFAULT_QUEUE
 from holdfast.core.codec import ArgsCodec, Codec, annotations_of, json_bytes
-from holdfast.core.limits import AGENT_NAME_CHARS_MAX, STEP_NAME_CHARS_MAX
+from holdfast.core.limits import (
+    AGENT_NAME_CHARS_MAX,
+    QUEUE_NAME_CHARS_MAX,
+    STEP_NAME_CHARS_MAX,
+    check_name,
+)
 from holdfast.core.retry import Retry
 from holdfast.errors import CodecError, UsageError
 
@@ -131,8 +137,10 @@ class AgentSpec:
     name: str
     fn: Callable[..., Any]
     tools: tuple[Callable[..., Any], ...] = ()
+    queue: str = DEFAULT_QUEUE
 
     def __post_init__(self) -> None:
+        check_name("queue", self.queue, QUEUE_NAME_CHARS_MAX)
         if not 0 < len(self.name) <= AGENT_NAME_CHARS_MAX or any(c.isspace() for c in self.name):
             raise UsageError(
                 f"agent name {self.name!r}: expected 1 to {AGENT_NAME_CHARS_MAX} characters"

@@ -55,6 +55,9 @@ class RunRow(NamedTuple):
     flags: int
     parent: str
     parent_key: str
+    queue: str
+    priority: int
+    key: str
 
 
 @dataclass(slots=True)
@@ -103,6 +106,9 @@ class RunState:
     parent_key: str = ""
     sub: str = ""
     """On whose behalf the run is; its row does not say, its first event does."""
+    queue: str = ""
+    priority: int = 0
+    key: str = ""
     open_steps: dict[str, OpenStep] = field(default_factory=dict)
     effects_done: list[str] = field(default_factory=list)
     """Keys of the turn's steps, ``read`` ones excepted, that have finished, in that order."""
@@ -128,6 +134,9 @@ class RunState:
             self.flags,
             self.parent,
             self.parent_key,
+            self.queue,
+            self.priority,
+            self.key,
         )
 
 
@@ -196,6 +205,9 @@ def state_before(row: RunRow, first: Event, sub: str = "") -> RunState:
         parent=row.parent,
         parent_key=row.parent_key,
         sub=sub,
+        queue=row.queue,
+        priority=row.priority,
+        key=row.key,
     )
 
 
@@ -221,7 +233,9 @@ def _created(state: RunState, event: Event, body: ev.RunCreated) -> None:
     state.seed, state.flags = body.seed, body.flags
     state.parent, state.parent_key = body.parent, body.parent_key
     state.sub = event.sub
-    state.status = "pending"
+    state.queue, state.priority, state.key = body.queue, body.priority, body.key
+    late = body.start_at > event.at
+    state.status, state.wake_at = ("waiting", body.start_at) if late else ("pending", 0)
 
 
 def _turn_started(state: RunState, event: Event, body: ev.TurnStarted) -> None:

@@ -1,6 +1,6 @@
 """What the parts of a runner (its inbox, its steps) ask of it, and what all runners share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.appender import Appender
 from holdfast.runtime.secrets import Secrets
 
-__all__ = ["Host", "RunnerSettings"]
+__all__ = ["Ending", "Host", "RunnerSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,17 @@ class RunnerSettings:
     """How long a run that waits for a message stays in memory."""
     nap_s: float = 5.0
     """A run that waits for a timer stays in memory if the timer is due within this time."""
+    queues: Mapping[str, str] = field(default_factory=dict)
+    """Agent's URI → its queue, where it has said one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a runner ended: ``done``, ``parked``, ``drained``, ``fenced`` or ``unavailable``."""
+
+    kind: str
+    status: str
+    error: BaseException | None = None
 
 
 class Host(Protocol):
@@ -69,6 +80,10 @@ class Host(Protocol):
         self, message: bytes | None, cause: Sequence[Cause], message_id: str, sub: str = ""
     ) -> None:
         """Begin the next turn with a message, or the only one of a plain agent."""
+        ...
+
+    def may_begin(self) -> bool:
+        """Tell whether the first turn is still to come, and its time has."""
         ...
 
     def resolve(self, said: dict[str, Any], cause: Sequence[Cause]) -> None:

@@ -60,7 +60,8 @@ class Inbox:
                 )
             case "":
                 idle = machine is None or machine.ended
-                return runner.agent.has_state and idle and state.status in ("idle", "pending")
+                ready = state.status in ("idle", "pending") or runner.may_begin()
+                return runner.agent.has_state and idle and ready
             case topic:
                 return machine is not None and any(
                     c.kind == "message" and c.topic == topic for c in machine.calls.values()

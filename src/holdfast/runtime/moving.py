@@ -180,7 +180,7 @@ async def _refuse_held(snapshot: Snapshot, runs: Sequence[str]) -> None:
         return
     shown = ", ".join(f"{s.row.run!r} (by {s.worker})" for s in held[:_SHOWN_MAX])
     half = any(standing.worker == INCOMING for standing in held)
-    hint = "import the file again first" if half else "drain the workers first"
+    hint = "import the file again first" if half else "drain the workers first, or holdfast pause"
     raise UsageError(
         f"held, and so not to be copied: {shown}{' and more' if len(held) > _SHOWN_MAX else ''}."
         f" Hint: {hint}"

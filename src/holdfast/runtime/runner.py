@@ -14,7 +14,6 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from holdfast.core import events as ev
@@ -28,24 +27,15 @@ from holdfast.core.state import ENDED, restore
 from holdfast.errors import Conflict, Diverged, Fenced
 from holdfast.ports import Claim, InboxMessage, Message
 from holdfast.runtime.appender import Appender
-from holdfast.runtime.births import child_run
-from holdfast.runtime.hosting import RunnerSettings
+from holdfast.runtime.births import Place, child_run
+from holdfast.runtime.hosting import Ending, RunnerSettings
 from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.paging import is_long, read_turn, replay_in_pages
 from holdfast.runtime.steps import Steps
 
-__all__ = ["Ending", "Runner"]
+__all__ = ["Runner"]
 
 _LOG = logging.getLogger("holdfast")
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a runner ended: ``done``, ``parked``, ``drained``, ``fenced`` or ``unavailable``."""
-
-    kind: str
-    status: str
-    error: BaseException | None = None
 
 
 class Runner:
@@ -69,7 +59,7 @@ class Runner:
         self.inbox = Inbox(self)
         self.steps = Steps(self)
         self.draining = False
-        self._claim = claim
+        self.claim = claim
         self._lease_holds = lease_holds
         self._loop = asyncio.get_running_loop()
         self._input = b"null"
@@ -98,7 +88,7 @@ class Runner:
         Raises:
             StoreError: the stream cannot be read, or is not what the row says.
         """
-        store, row = self.settings.store, self._claim.row
+        store, row = self.settings.store, self.claim.row
         created = (await store.read(self.run, until=1))[0]
         self._input = created.payload or b"null"
         if row.state_seq:
@@ -119,7 +109,7 @@ class Runner:
         self.log = Appender(
             store,
             state,
-            self._claim.epoch,
+            self.claim.epoch,
             clock=self.settings.clock,
             entropy=self.settings.entropy,
             on_lost=self.lost,
@@ -151,13 +141,13 @@ class Runner:
 
     def fence(self) -> None:
         """Stop at once: the lease is lost."""
-        self.lost(Fenced(f"run {self.run!r}: the lease of epoch {self._claim.epoch} is lost"))
+        self.lost(Fenced(f"run {self.run!r}: the lease of epoch {self.claim.epoch} is lost"))
 
     def _begin(self, turn_events: list[Event]) -> None:
         self._begun = True
         state = self.log.state
         if not state.turn_seq:
-            if not self.agent.has_state:
+            if self.may_begin() and not self.agent.has_state:
                 self.begin_turn(None, (1,), "")
             self.settle()
             return
@@ -178,6 +168,11 @@ class Runner:
         self._note_all()
         self.steps.recover(recorded or Plan())
         self.settle()
+
+    def may_begin(self) -> bool:
+        """Tell whether the first turn is still to come, and its time has come."""
+        state = self.log.state
+        return not state.turn_seq and state.wake_at <= self.settings.clock.now()
 
     def replay(self, turn_events: list[Event], cut: frozenset[tuple[str, int]]) -> Plan | None:
         """Replay the turn, as if ``cut`` streaming attempts had emitted nothing.
@@ -204,7 +199,7 @@ class Runner:
         return Machine(
             self.agent,
             run=self.run,
-            seed=self._claim.row.seed,
+            seed=self.claim.row.seed,
             input=self._input,
             state=self._state,
             marks=marks,
@@ -260,11 +255,10 @@ class Runner:
             case ev.MessageSent():
                 self.log.send(self._message(body.to, body.id, body.topic, payload, event))
             case ev.ChildStarted():
-                self.log.start(
-                    child_run(
-                        body, payload, event, clock_now=event.at, entropy=self.settings.entropy
-                    )
-                )
+                queue = self.settings.queues.get(body.agent_called, "")
+                place = Place(queue, self.log.state.priority, self.log.state.key)
+                entropy = self.settings.entropy
+                self.log.start(child_run(body, payload, event, entropy=entropy, place=place))
             case ev.TurnFinished():
                 self._state = _part(payload, "state")
             case ev.RunSucceeded() | ev.RunFailed() | ev.RunCancelled():
@@ -382,13 +376,13 @@ class Runner:
     def _linger_over(self) -> None:
         self._lingered = True
         self.settle()
-        self._lingered = False
-        self._linger = None
+        self._lingered, self._linger = False, None
 
     def _next_wake(self) -> int:
         timer = self.machine.loop.next_timer() if self.machine is not None else None
+        begin_at = 0 if self.log.state.turn_seq else self.log.state.wake_at
         if timer is None and not self.steps.retries:
-            return 0
+            return begin_at
         due = [at for at in self.steps.retries.values() if at]
         if timer is not None:
             due.append(int(timer[0] * 1e6) + 1)
@@ -402,6 +396,8 @@ class Runner:
             if timer is not None and int(timer[0] * 1e6) <= now:
                 cause, n = timer[1]
                 self.take_in(ev.TimerFired(n), None, (cause,))
+        elif self.may_begin() and not self.agent.has_state:
+            self.begin_turn(None, (1,), "")
         self.steps.retry_due(now)
         self.settle()
 
@@ -476,7 +472,7 @@ class Runner:
         self._closing = True
         self._stop()
         kind = "fenced" if isinstance(error, Fenced | Conflict) else "unavailable"
-        status = self.log.state.status if self._begun else self._claim.row.status
+        status = self.log.state.status if self._begun else self.claim.row.status
         self._end(Ending(kind, status, error))
 
     def _stop(self) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.core.specs import AgentSpec
-from holdfast.core.state import ENDED
+from holdfast.core.state import ENDED, RunRow
 from holdfast.errors import Conflict, Fenced, StoreError, UsageError, VaultMissing
 from holdfast.ports import Append, Claim
-from holdfast.runtime.hosting import RunnerSettings
-from holdfast.runtime.runner import Ending, Runner
+from holdfast.runtime.hosting import Ending, RunnerSettings
+from holdfast.runtime.runner import Runner
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -70,10 +70,13 @@ class Worker:
     _stopped: bool = False
     _lease_ends: float = 0.0
     _lease_ends_at: int = 0
+    _claimed_at: int = 0
+    """The time of the last claim, or of the look that found none worth it."""
     _trouble: str = ""
     _trouble_of_store: str = ""
     """What the store said when a lease could not be taken or renewed last, empty when it could."""
     _registered: bool = False
+    _pauses: frozenset[tuple[str, str]] = frozenset()
     _diverged: list[str] = field(default_factory=list)
     """Diverged runs that have not been tried with this worker's code."""
     _mail_seen: int = 0
@@ -124,6 +127,7 @@ class Worker:
             await self._register()
             self._diverged = await self._find_diverged()
             while not (self._draining and self.idle):
+                await self._heed_pauses()
                 claimed = await self._claim()
                 if until_idle and not claimed and self.idle and await self._nothing_left():
                     return
@@ -192,14 +196,36 @@ class Worker:
             prefix=only, status=["pending", "running"], agents=list(self._by_uri)
         )
         return not any(
-            not only or row.run == only or row.run.startswith(f"{only}/") for row in rows
+            (not only or row.run == only or row.run.startswith(f"{only}/"))
+            and not self._is_paused(row)
+            for row in rows
         )
+
+    async def _heed_pauses(self) -> None:
+        """Give back, at the next step's end, the runs in memory that somebody has paused."""
+        try:
+            pauses = await self.settings.store.pauses()
+        except StoreError as error:
+            self._note_trouble(error)
+            return
+        self._pauses = frozenset((pause.kind, pause.name) for pause in pauses)
+        if self._pauses:
+            for runner in self._runners.values():
+                if not runner.draining and self._is_paused(runner.claim.row):
+                    runner.drain()
+
+    def _is_paused(self, row: RunRow) -> bool:
+        places = {("run", row.run), ("queue", row.queue), ("agent", row.agent)}
+        return not places.isdisjoint(self._pauses)
 
     async def _rest(self) -> None:
         """Wait until something may have become ready, or a run has left memory."""
         timeout = self.worker_settings.poll_s
         try:
-            wake_at = await self.settings.store.next_wake(list(self._by_uri))
+            # What was due at the last claim and is still here is paused, or has no room.
+            wake_at = await self.settings.store.next_wake(
+                list(self._by_uri), after=self._claimed_at
+            )
         except StoreError as error:
             self._note_trouble(error)
             wake_at = 0
@@ -242,7 +268,7 @@ class Worker:
         first = bool(only) and not self.endings and not self._runners
         agents = list(self._by_uri)
         begun = asyncio.get_running_loop().time()
-        now = self.settings.clock.now()
+        now = self._claimed_at = self.settings.clock.now()
         try:
             if self._claim_lost and await self._find_lost():
                 return True

@@ -9,18 +9,15 @@ an inbox holds exactly what was delivered and not consumed, in the order of arri
 """
 
 import asyncio
-import sqlite3
-import weakref
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import ENDED, RunRow, fold
-from holdfast.errors import Conflict, StoreError, UsageError
+from holdfast.errors import Conflict, StoreError
 from holdfast.ports import (
     INCOMING,
     Append,
@@ -30,12 +27,17 @@ from holdfast.ports import (
     Message,
     NewRun,
     Part,
+    Pause,
+    QueueInfo,
+    QueueLimits,
     Standing,
     Transaction,
     WorkerInfo,
 )
 from holdfast.stores.fencing import check_place
+from holdfast.stores.lanes import Lane, Ready, Room, choose
 from holdfast.stores.memory_subjects import SubjectsInMemory, without
+from holdfast.stores.memory_tables import UserTables
 from holdfast.stores.subjects import check_open
 from holdfast.stores.unsigned import UnsignedLog
 from holdfast.subjects import Subject
@@ -75,7 +77,11 @@ class MemoryStore(SubjectsInMemory):
         self._about: dict[str, tuple[int, str]] = {}
         """Worker → since when it is known, and what it says of itself."""
         self._subjects: dict[str, Subject] = {}
-        self._tables: sqlite3.Connection | None = None
+        self._pauses: dict[tuple[str, str], Pause] = {}
+        self._limits: dict[str, QueueLimits] = {}
+        self._used: dict[str, int] = {}
+        """Queue → up to when its rate is used up."""
+        self._tables = UserTables()
         self._news = [False, False]
         """Whether anything happened, and whether anything that may have made a run ready."""
         self._waiting: tuple[set[asyncio.Event], set[asyncio.Event]] = (set(), set())
@@ -107,7 +113,7 @@ class MemoryStore(SubjectsInMemory):
         self, run: str, epoch: int, expected_seq: int, body: Callable[[Transaction], Append]
     ) -> None:
         self._check(run, epoch, expected_seq)
-        with self._transaction() as transaction:
+        with self._tables.transaction() as transaction:
             change = body(transaction)
             assert (change.run, change.epoch, change.expected_seq) == (run, epoch, expected_seq)
             self._verify(change)
@@ -132,25 +138,76 @@ class MemoryStore(SubjectsInMemory):
         for lost in [name for name, until in self._leases.items() if until <= now]:
             self._free(lost)
         self._lease(worker, now, lease_us)
-        free = [
-            held
-            for held in self._runs.values()
-            if not held.worker and held.row.status not in ENDED and held.row.agent in agents
-        ]
         if run:
-            chosen = [held for held in free if held.row.run == run]
+            chosen = [run] if self._may_be_named(run, agents) else []
         else:
-            since = {held.row.run: self._ready_since(held, now) for held in free}
-            ready = sorted((at, name) for name, at in since.items() if at is not None)
-            chosen = [self._runs[name] for _, name in ready]
-        if family:
-            chosen = [held for held in chosen if f"{held.row.run}/".startswith(f"{family}/")]
+            lanes = self._lanes(agents, now, family)
+            chosen = [ready.run for ready in choose(lanes, self._room(now), limit)]
         claims = []
-        for held in chosen[:limit]:
+        for name in chosen:
+            held = self._runs[name]
             held.worker = worker
             held.epoch += 1
             claims.append(Claim(held.row, held.epoch))
         return claims
+
+    def _room(self, now: int) -> Room:
+        def held(queue: str, key: str | None) -> int:
+            rows = [held.row for held in self._runs.values() if held.worker]
+            return sum(row.queue == queue and key in (None, row.key) for row in rows)
+
+        return Room(self._limits, held, self._used, now)
+
+    def _lanes(self, agents: Sequence[str], now: int, family: str = "") -> list[Lane]:
+        found: defaultdict[tuple[str, int, str], list[Ready]] = defaultdict(list)
+        for name, held in self._runs.items():
+            since = self._ready_since(held, now)
+            row = held.row
+            if since is None or held.worker or row.agent not in agents or self._is_paused(row):
+                continue
+            if not family or f"{name}/".startswith(f"{family}/"):
+                ready = Ready(since, name, held.epoch > 0, 0)
+                found[row.queue, row.priority, row.key].append(ready)
+        return [Lane(*place, _fetch(sorted(runs))) for place, runs in found.items()]
+
+    def _may_be_named(self, run: str, agents: Sequence[str]) -> bool:
+        held = self._runs.get(run)
+        return bool(
+            held
+            and not held.worker
+            and held.row.status not in ENDED
+            and held.row.agent in agents
+            and not self._is_paused(held.row)
+        )
+
+    def _is_paused(self, row: RunRow) -> bool:
+        places = (("run", row.run), ("queue", row.queue), ("agent", row.agent))
+        return any(place in self._pauses for place in places)
+
+    async def pause(self, pause: Pause) -> bool:
+        known = self._pauses.setdefault((pause.kind, pause.name), pause)
+        self._tell()
+        return known is pause
+
+    async def resume(self, kind: str, name: str) -> bool:
+        taken = self._pauses.pop((kind, name), None)
+        self._tell()
+        return taken is not None
+
+    async def pauses(self) -> list[Pause]:
+        return [pause for _, pause in sorted(self._pauses.items())]
+
+    async def limit(self, limits: QueueLimits) -> None:
+        self._limits[limits.queue] = limits
+        self._tell()
+
+    async def queues(self, *, now: int) -> list[QueueInfo]:
+        held = Counter(run.row.queue for run in self._runs.values() if run.worker)
+        free = [run for run in self._runs.values() if not run.worker]
+        ready = Counter(run.row.queue for run in free if self._ready_since(run, now) is not None)
+        names = sorted(self._limits.keys() | held.keys() | ready.keys())
+        limits = [self._limits.get(name, QueueLimits(name)) for name in names]
+        return [QueueInfo(limit, ready[limit.queue], held[limit.queue]) for limit in limits]
 
     async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
         self._lease(worker, now, lease_us)
@@ -215,11 +272,8 @@ class MemoryStore(SubjectsInMemory):
         return list(islice(wanted, limit))
 
     async def ready(self, agents: Sequence[str], *, now: int) -> bool:
-        return any(until <= now for until in self._leases.values()) or any(
-            self._ready_since(held, now) is not None
-            for held in self._runs.values()
-            if not held.worker and held.row.status not in ENDED and held.row.agent in agents
-        )
+        lost = any(until <= now for until in self._leases.values())
+        return lost or bool(choose(self._lanes(agents, now), self._room(now), 1))
 
     async def held(self, worker: str) -> list[Claim]:
         runs = self._runs.values()
@@ -235,13 +289,13 @@ class MemoryStore(SubjectsInMemory):
         ]
         return len(self._known), sorted(arrived, key=lambda message: message.n)
 
-    async def next_wake(self, agents: Sequence[str]) -> int:
+    async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
         parked = (
-            held.row
+            held.row.wake_at
             for held in self._runs.values()
-            if held.row.wake_at and not held.worker and held.row.agent in agents
+            if not held.worker and held.row.agent in agents
         )
-        return min((row.wake_at for row in parked), default=0)
+        return min((at for at in parked if at > after), default=0)
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         if not self._news[ready]:
@@ -356,6 +410,8 @@ class MemoryStore(SubjectsInMemory):
     def _ready_since(self, held: _Run, now: int) -> int | None:
         """Return since when a run could go on, None when it cannot."""
         row = held.row
+        if row.status in ENDED:
+            return None
         if row.status in ("pending", "running"):
             return row.updated_at
         inbox = self._inboxes.get(row.run, {})
@@ -382,30 +438,6 @@ class MemoryStore(SubjectsInMemory):
             self._news[kind] = True
             for told in self._waiting[kind]:
                 told.set()
-
-    @contextmanager
-    def _transaction(self) -> Iterator["_Transaction"]:
-        """Commit what the block does to the user's tables, or undo it when anything is raised."""
-        if self._tables is None:
-            self._tables = sqlite3.connect(
-                ":memory:", isolation_level=None, check_same_thread=False
-            )
-            weakref.finalize(self, self._tables.close)
-        tables = self._tables
-        tables.execute("BEGIN")
-        transaction = _Transaction(tables)
-        try:
-            tables.set_authorizer(_authorize)
-            yield transaction
-            if transaction.over:
-                raise UsageError("A statement of the body ended the transaction: all is undone.")
-            tables.set_authorizer(None)
-            tables.execute("COMMIT")
-        finally:
-            transaction.over = True
-            tables.set_authorizer(None)
-            if tables.in_transaction:
-                tables.execute("ROLLBACK")
 
 
 @dataclass(slots=True)
@@ -435,42 +467,13 @@ class _Snapshot:
         return list(islice(found, limit))
 
 
-class _Transaction:
-    """What a body sees of the user's tables; ``over`` when it may not see them any more."""
-
-    def __init__(self, tables: sqlite3.Connection) -> None:
-        self._tables = tables
-        self.over = False
-
-    def execute(
-        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
-    ) -> list[tuple[Any, ...]]:
-        if self.over:
-            raise UsageError(f"The transaction is over, this came too late: {sql}")
-        try:
-            return self._tables.execute(sql, params).fetchall()
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_AUTH:
-                raise
-            raise UsageError(
-                f"A body may not begin or end transactions, nor attach databases: {sql}"
-            ) from None
-        finally:
-            self.over = not self._tables.in_transaction  # INSERT OR ROLLBACK … has ended it
-
-
-_REFUSED = {
-    sqlite3.SQLITE_TRANSACTION,
-    sqlite3.SQLITE_SAVEPOINT,
-    sqlite3.SQLITE_ATTACH,
-    sqlite3.SQLITE_DETACH,
-}
-
-
-def _authorize(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_DENY if action in _REFUSED else sqlite3.SQLITE_OK
-
-
 def _check_new(new: NewRun) -> None:
     folded = fold(new.events).row()
     assert new.row == folded, f"{new.row} is not the fold of its events, {folded}"
+
+
+def _fetch(runs: list[Ready]) -> Callable[[Ready | None, bool], Sequence[Ready]]:
+    def fetch(after: Ready | None, begun: bool) -> Sequence[Ready]:  # noqa: FBT001 - what a lane calls
+        return [] if after else [ready for ready in runs if ready.begun or not begun]
+
+    return fetch

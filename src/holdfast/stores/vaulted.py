@@ -29,6 +29,9 @@ from holdfast.ports import (
     Message,
     NewRun,
     Part,
+    Pause,
+    QueueInfo,
+    QueueLimits,
     Snapshot,
     Store,
     Transaction,
@@ -99,6 +102,21 @@ class VaultedStore:
             worker, now=now, lease_us=lease_us, agents=agents, limit=limit, run=run, family=family
         )
 
+    async def pause(self, pause: Pause) -> bool:
+        return await self.inner.pause(pause)
+
+    async def resume(self, kind: str, name: str) -> bool:
+        return await self.inner.resume(kind, name)
+
+    async def pauses(self) -> list[Pause]:
+        return await self.inner.pauses()
+
+    async def limit(self, limits: QueueLimits) -> None:
+        await self.inner.limit(limits)
+
+    async def queues(self, *, now: int) -> list[QueueInfo]:
+        return await self.inner.queues(now=now)
+
     async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
         await self.inner.register(worker, about=about, now=now, lease_us=lease_us)
 
@@ -140,8 +158,8 @@ class VaultedStore:
     async def held(self, worker: str) -> list[Claim]:
         return await self.inner.held(worker)
 
-    async def next_wake(self, agents: Sequence[str]) -> int:
-        return await self.inner.next_wake(agents)
+    async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
+        return await self.inner.next_wake(agents, after=after)
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         await self.inner.changed(timeout_s, ready=ready)

@@ -23,13 +23,14 @@ from holdfast.testing.copies import CopyConformance
 from holdfast.testing.harness import agree, on_a_store
 from holdfast.testing.leases import LeaseConformance
 from holdfast.testing.machine import store_machine
+from holdfast.testing.queues import QueueConformance
 from holdfast.testing.schedule import log_of_schedule
 from holdfast.testing.streams import StreamConformance
 
 __all__ = ["StoreConformance", "log_of_schedule", "store_machine"]
 
 
-class StoreConformance(StreamConformance, LeaseConformance, CopyConformance):
+class StoreConformance(StreamConformance, LeaseConformance, CopyConformance, QueueConformance):
     """Every promise of a store; subclass it and give it a fixture ``open_store``."""
 
     @on_a_store

@@ -24,6 +24,9 @@ from holdfast.ports import (
     Message,
     NewRun,
     Part,
+    Pause,
+    QueueInfo,
+    QueueLimits,
     Snapshot,
     Store,
     Transaction,
@@ -179,6 +182,21 @@ class FaultyStore:
 
         return await self._do("claim", claim)
 
+    async def pause(self, pause: Pause) -> bool:
+        return await self._do(f"pause {pause.name}", lambda: self.inner.pause(pause))
+
+    async def resume(self, kind: str, name: str) -> bool:
+        return await self._do(f"resume {name}", lambda: self.inner.resume(kind, name))
+
+    async def pauses(self) -> list[Pause]:
+        return await self._do("pauses", self.inner.pauses)
+
+    async def limit(self, limits: QueueLimits) -> None:
+        await self._do(f"limit {limits.queue}", lambda: self.inner.limit(limits))
+
+    async def queues(self, *, now: int) -> list[QueueInfo]:
+        return await self._do("queues", lambda: self.inner.queues(now=now))
+
     async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
         async def register() -> None:
             await self.inner.register(worker, about=about, now=now, lease_us=lease_us)
@@ -235,8 +253,8 @@ class FaultyStore:
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
         return await self._do("mail", lambda: self.inner.mail(worker, after=after))
 
-    async def next_wake(self, agents: Sequence[str]) -> int:
-        return await self._do("next_wake", lambda: self.inner.next_wake(agents))
+    async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
+        return await self._do("next_wake", lambda: self.inner.next_wake(agents, after=after))
 
     def snapshot(self, *, now: int) -> AbstractAsyncContextManager[Snapshot]:
         return self.inner.snapshot(now=now)

@@ -103,10 +103,10 @@ async def refused(error: type[Exception], call: Awaitable[object]) -> None:
 
 
 async def begin(
-    store: Store, run: str = "r", *, at: int = NOW, agent: str = "agent:test"
+    store: Store, run: str = "r", *, at: int = NOW, agent: str = "agent:test", **place: Any
 ) -> Script:
     """Create a run."""
-    script = Script.begin(run, at=at, agent=agent)
+    script = Script.begin(run, at=at, agent=agent, **place)
     agree("create", await store.create(script.new()), expected=True)
     return script
 

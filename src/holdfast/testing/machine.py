@@ -148,7 +148,7 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=_workers)
     def claim_when_the_next_wakes(self, worker: str) -> None:
-        self.now = max(self.now, self.model.next_wake(AGENTS))
+        self.now = max(self.now, self.model.next_wake(AGENTS, self.now))
         self.race([(worker, 6)], AGENTS)
 
     @rule(order=st.permutations(_WORKERS), agents=_agents, limit=st.integers(1, 3))
@@ -375,8 +375,8 @@ class _StoreMachine(RuleBasedStateMachine):
         }
         agree(f"rows({facts})", self.wait(self.store.rows(**facts)), self.model.rows(**facts))
         for some in (AGENTS, AGENTS[:1]):
-            wake_at = self.wait(self.store.next_wake(some))
-            agree(f"next_wake({some})", wake_at, self.model.next_wake(some))
+            wake_at = self.wait(self.store.next_wake(some, after=self.now))
+            agree(f"next_wake({some})", wake_at, self.model.next_wake(some, self.now))
 
     @rule(stretch=st.integers(1, 4))
     def copy_everything(self, stretch: int) -> None:

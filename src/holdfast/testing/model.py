@@ -171,10 +171,10 @@ class StoreModel:
         largest = max(self.numbers, default=0)
         return largest, [InboxMessage(n, mail[n]) for n in sorted(mail)]
 
-    def next_wake(self, agents: Sequence[str]) -> int:
+    def next_wake(self, agents: Sequence[str], after: int = 0) -> int:
         """Return the earliest time at which a run that nobody holds wants to wake."""
         rows = [run.row for run in self.runs.values() if not run.worker]
-        return min((r.wake_at for r in rows if r.wake_at and r.agent in agents), default=0)
+        return min((r.wake_at for r in rows if r.wake_at > after and r.agent in agents), default=0)
 
     def learn_unread(self, run: str, answer: Sequence[InboxMessage]) -> None:
         """Check a whole inbox and learn the numbers of what has arrived."""

@@ -41,9 +41,14 @@ class Script:
         parent: str = "",
         parent_key: str = "",
         payload: bytes | None = b"null",
+        queue: str = ev.DEFAULT_QUEUE,
+        priority: int = 0,
+        key: str = "",
+        start_at: int = 0,
     ) -> "Script":
         """Write the first event of a new run."""
-        body = ev.RunCreated(seed, parent=parent, parent_key=parent_key)
+        place = (queue, priority, key, start_at)
+        body = ev.RunCreated(seed, 0, parent, parent_key, *place)
         first = ev.seal(
             body,
             run=run,

@@ -1,8 +1,8 @@
 """Leases: who may advance which run, by the database's clock.
 
 A worker has one heartbeat, for all the runs that it holds. A claim frees the runs of workers whose
-heartbeat is over, renews its own, and takes ready runs that nobody else is just taking; each run's
-epoch rises by one, so that whatever its last holder still sends is fenced.
+heartbeat is over, renews its own, and takes ready runs that nobody else is just taking (``line.py``
+says which); each run's epoch rises by one, so that whatever its last holder still sends is fenced.
 
 Invariant: a run is held by a worker that has a heartbeat, for both change in one transaction.
 """
@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from holdfast.core.state import RunRow
 from holdfast.ports import Claim, WorkerInfo
 from holdfast.stores.postgres import statements as sql
-from holdfast.stores.postgres.flow import Flow, Round
+from holdfast.stores.postgres.flow import Flow, Round, Row
+from holdfast.stores.postgres.line import Line, lease, reading
 from holdfast.stores.postgres.schema import check_version
 from holdfast.stores.postgres.values import Texts
 
 __all__ = ["claim", "held", "register", "release", "renew", "workers"]
+
+_TRIES = 3
+_WOKEN_MAX = 1_000
+"""Runs of one agent whose time has come that one claim takes note of, the earliest first."""
 
 
 def claim(
@@ -37,19 +42,26 @@ def claim(
     Leases go by ``lease_now``, None for the database's clock.
     """
     asked = Texts(sorted(set(agents)))
-    near = (family,) * 3 if family else ()
     rounds: Round = [
         (sql.VERSION, ()),
         (sql.FREE_LOST, (lease_now,)),
         (sql.HEARTBEAT, (worker, lease_now, lease_now, lease_us)),
     ]
+    leased: list[Row] = []
     if run:
         rounds.append((sql.CLAIM_NAMED, (worker, run, asked)))
+        (((version,),), *_, leased) = yield rounds
     else:
-        ways = (asked, *near, limit, asked, now, *near, limit)
-        statement = sql.CLAIM_FAMILY if family else sql.CLAIM
-        rounds.append((statement, (*ways, worker, now, limit)))
-    (((version,),), *_, leased) = yield rounds
+        rounds.append((sql.WAKE_UP, (asked, now, _WOKEN_MAX)))
+        reads = reading(asked, limit=limit, family=family)
+        (((version,),), *found) = yield [*rounds, *reads]
+        found = found[-len(reads) :]
+        for _ in range(_TRIES):
+            line = Line(found, now)
+            leased = yield from lease(worker, line, limit)
+            if leased or not line.wanted:
+                break
+            found = yield reads  # others were faster; there may be more
     check_version(version, url)  # a lease that was taken by mistake runs out by itself
     return [Claim(RunRow(*row), epoch) for epoch, *row in leased]
 

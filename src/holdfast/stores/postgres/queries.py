@@ -9,6 +9,7 @@ from holdfast.core.state import RunRow
 from holdfast.ports import InboxMessage, Letter, Message
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import Flow, Row
+from holdfast.stores.postgres.line import Line, reading
 from holdfast.stores.postgres.payloads import loaded
 from holdfast.stores.postgres.values import Texts
 
@@ -75,13 +76,17 @@ def rows(
 def ready(agents: Sequence[str], *, now: int, lease_now: int | None) -> Flow[bool]:
     """Tell whether a claim would find something."""
     asked = Texts(sorted(set(agents)))
-    (((found,),),) = yield [(sql.READY, (lease_now, asked, asked, now))]
-    return bool(found)
+    (((certain, perhaps),),) = yield [(sql.READY, (lease_now, asked, now, asked))]
+    if certain or not perhaps:
+        return bool(certain)
+    line = yield reading(asked, limit=1)
+    numbers, _ = Line(line, now).choose(1)
+    return bool(numbers)
 
 
-def next_wake(agents: Sequence[str]) -> Flow[int]:
+def next_wake(agents: Sequence[str], after: int) -> Flow[int]:
     """Return the earliest time at which a run that nobody holds wants to wake."""
-    (((at,),),) = yield [(sql.NEXT_WAKE, (Texts(sorted(set(agents))),))]
+    (((at,),),) = yield [(sql.NEXT_WAKE, (Texts(sorted(set(agents))), after))]
     return int(at)
 
 

@@ -1,4 +1,4 @@
--- The tables of a store in a PostgreSQL database, as version 1 of the schema has them. They stand in
+-- The tables of a store in a PostgreSQL database, as version 2 of the schema has them. They stand in
 -- a schema of their own, `holdfast`; meta says which version it has. migrations/ leads from each
 -- version to the next, and a test shows that both ways end in the same tables.
 --
@@ -12,19 +12,19 @@ CREATE TABLE holdfast.meta (
   program text PRIMARY KEY CHECK (program = 'holdfast'),
   version bigint NOT NULL
 );
-INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 1);
+INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 2);
 
 -- run: the row of each run (what its stream folds to), and its lease.
 --
 -- `n` is what other tables call the run: small, and never given to another. `id` to `parent_key`
--- are the fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing.
+-- and `queue` to `key` are the fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing.
 -- `worker` is who holds the lease, NULL for nobody.
 --
 -- `seen` is the largest inbox number that the run had looked at when it was last released.
 -- `ready_at` is since when the run could go on (its last event's time while it is pending or
 -- running, else the time of the oldest unread message newer than `seen`), NULL while a worker holds
--- it or while it cannot; a run whose `wake_at` is due is ready too, which is a matter of what time
--- it is and so stands nowhere.
+-- it or while it cannot. A run whose `wake_at` is due is ready too, which is a matter of what time
+-- it is: the next claim that comes by writes it down.
 --
 -- Advancing a run that is held and does not sleep changes no column of any index, unless its status
 -- changes, so the new version of the row fits beside the old one (HOT); room is left for that.
@@ -48,13 +48,21 @@ CREATE TABLE holdfast.run (
   epoch bigint NOT NULL DEFAULT 0,
   worker text COLLATE "C",
   seen bigint NOT NULL DEFAULT 0,
-  ready_at bigint
+  ready_at bigint,
+  queue text COLLATE "C" NOT NULL DEFAULT 'default',
+  priority bigint NOT NULL DEFAULT 0,
+  key text COLLATE "C" NOT NULL DEFAULT ''
 ) WITH (fillfactor = 70);
 CREATE INDEX run_created ON holdfast.run (created_at, id);
-CREATE INDEX run_ready ON holdfast.run (agent, ready_at, id) WHERE ready_at IS NOT NULL;
-CREATE INDEX run_wake ON holdfast.run (agent, wake_at, id) WHERE wake_at > 0;
 CREATE INDEX run_held ON holdfast.run (worker) WHERE worker IS NOT NULL;
 CREATE INDEX run_stuck ON holdfast.run (created_at, id) WHERE status IN ('diverged', 'in_doubt');
+CREATE INDEX run_ready ON holdfast.run (agent, queue, priority, key, ready_at, id)
+  WHERE ready_at IS NOT NULL;
+CREATE INDEX run_begun ON holdfast.run (agent, queue, priority, key, ready_at, id)
+  WHERE ready_at IS NOT NULL AND epoch > 0;
+CREATE INDEX run_wake ON holdfast.run (agent, wake_at)
+  WHERE wake_at > 0 AND worker IS NULL AND (ready_at IS NULL OR ready_at > wake_at);
+CREATE INDEX run_busy ON holdfast.run (queue, key) WHERE worker IS NOT NULL;
 
 -- event: the streams. `leaf` is the event's exact bytes; `salt` and `payload` are NULL when it has no
 -- payload. Rows are only ever added. Where an event stands in the log is said by placed.
@@ -116,6 +124,28 @@ CREATE TABLE holdfast.worker (
   since bigint NOT NULL,
   about text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50);
+
+-- pause: what is not claimed until it is resumed: kind 'run', 'queue' or 'agent'.
+CREATE TABLE holdfast.pause (
+  kind text COLLATE "C" NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  by text NOT NULL,
+  at bigint NOT NULL,
+  PRIMARY KEY (kind, name)
+);
+
+-- queue: the limits of those that have some; 0 is none. `used` is up to when (µs) the runs that have
+-- begun use up the rate. `claims` counts claims from the queue: who chooses runs and then finds
+-- another number has not seen what somebody else has taken, and chooses anew.
+CREATE TABLE holdfast.queue (
+  name text COLLATE "C" PRIMARY KEY,
+  concurrency bigint NOT NULL,
+  per_key bigint NOT NULL,
+  rate bigint NOT NULL,
+  period_us bigint NOT NULL,
+  used bigint NOT NULL DEFAULT 0,
+  claims bigint NOT NULL DEFAULT 0
+);
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the
 -- first 20 bytes of the SHA-256 of its bytes; `n`, below 2^32, is how a tree refers to it. Two writers

@@ -4,30 +4,37 @@
 come as arrays, one parameter each (``values.py``).
 
 Whoever locks takes locks in this order, so that nobody waits in a circle: the one for deliveries,
-workers by id, runs by id, then rows that it inserts, runs by id. Whoever finds a run locked while
-it looks for one to claim skips it.
+workers by id, queues by name, runs by id, then rows that it inserts, runs by id. Whoever finds a
+run locked while it looks for one to claim skips it.
 """
 
 from holdfast.core.state import ENDED, RunRow
 
 __all__ = [
     "ALIVE",
-    "CLAIM",
-    "CLAIM_FAMILY",
+    "BUSY",
     "CLAIM_NAMED",
     "CLOCK",
     "DELIVERING",
     "EVENTS",
     "EXPECT",
+    "FAMILY",
     "FORGET",
     "FREE",
     "FREE_LOST",
+    "HEADS",
+    "HEADS_BEGUN",
+    "HEADS_KEYED",
     "HEARTBEAT",
     "HELD",
+    "HELD_BY_QUEUE",
     "INBOX",
     "KEEP",
     "KNOWN_CHUNKS",
     "LATEST",
+    "LEASE",
+    "LIMIT",
+    "LIMITS",
     "LOAD_CHUNKS",
     "LOCK_RUNS",
     "LOG",
@@ -36,11 +43,16 @@ __all__ = [
     "NEWS",
     "NEXT_WAKE",
     "NUMBERS",
+    "PAUSE",
+    "PAUSED_PLACES",
+    "PAUSES",
     "PLACE",
     "READY",
+    "READY_BY_QUEUE",
     "RECEIVE",
     "REGISTER",
     "RENEW",
+    "RESUME",
     "ROW",
     "ROWS",
     "SEEN",
@@ -53,6 +65,7 @@ __all__ = [
     "UNREAD",
     "VERSION",
     "WAIT",
+    "WAKE_UP",
     "WORKERS",
     "write",
 ]
@@ -64,9 +77,12 @@ _SHARED = {
     "@ROW_FIELDS": ", ".join(f"run.{name}" for name in _FIELDS),
     "@LEASED_FIELDS": ", ".join(f"leased.{name}" for name in _FIELDS),
     "@FIELDS": ", ".join(_FIELDS),
+    "@VALUES": ", ".join(["%s"] * len(_FIELDS)),
     "@MESSAGE": "inbox.n, inbox.run, inbox.id, topic, form, payload, at, sender, cause",
     "@IS_DUE": """wake_at > 0 AND wake_at <= %s AND worker IS NULL
-        AND status NOT IN @GOING AND status NOT IN @OVER""",
+        AND (ready_at IS NULL OR ready_at > wake_at)""",
+    "@IS_PAUSED": """EXISTS (
+        SELECT FROM holdfast.pause WHERE kind = 'run' AND name = run.id)""",
     "@READY_AT": """
       CASE WHEN run.status IN @GOING THEN run.updated_at
         WHEN run.status NOT IN @OVER THEN (
@@ -111,8 +127,7 @@ want AS (
 _NOTHING_MOVED = "moved AS (SELECT NULL::bigint AS i, NULL::bigint AS n WHERE false)"
 _BORN = _sql("""
 newborn AS (
-  SELECT * FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-    AS newborn (i, @FIELDS)
+  SELECT * FROM unnest(%s, @VALUES) AS newborn (i, @FIELDS)
 ), born AS (
   INSERT INTO holdfast.run (@FIELDS, ready_at)
   SELECT @FIELDS, CASE WHEN status IN @GOING THEN updated_at END
@@ -198,7 +213,7 @@ JOIN holdfast.event ON event.run = run.n AND event.seq = asked.seq"""
 # A run that comes from another store, part by part, held by nobody real until the last.
 EXPECT = _sql("""
 INSERT INTO holdfast.run (@FIELDS, worker)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (@VALUES, %s)
 ON CONFLICT (id) DO NOTHING""")
 RECEIVE = """
 WITH moved AS (
@@ -252,8 +267,7 @@ WHERE placed.pos >= coalesce(
   AND placed.pos + event.seq - placed.seq > %s
 ORDER BY 1 LIMIT %s"""
 
-# Leases. There are two ways to be ready, each with its index: since `ready_at`, or since `wake_at`
-# when that is due. A claim looks at more than it takes, since others may be about to take some.
+# Leases.
 VERSION = "SELECT version FROM holdfast.meta"
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _FREE = _sql("""
@@ -275,48 +289,116 @@ REGISTER = "UPDATE holdfast.worker SET about = %s WHERE id = %s"
 RENEW = _sql("""
 UPDATE holdfast.worker SET expires_at = @NOW + %s WHERE id = %s AND expires_at > @NOW
 RETURNING id""")
-_CLAIM = _sql("""
-WITH found AS (
-  SELECT n, min(at) AS at, id FROM (
-    SELECT ready.* FROM unnest(%s) AS asked (agent), LATERAL (
-      SELECT n, ready_at AS at, id FROM holdfast.run
-      WHERE run.agent = asked.agent AND ready_at IS NOT NULL@FAMILY
-      ORDER BY ready_at, id LIMIT 4 * %s + 64) AS ready
-    UNION ALL
-    SELECT due.* FROM unnest(%s) AS asked (agent), LATERAL (
-      SELECT n, wake_at AS at, id FROM holdfast.run
-      WHERE run.agent = asked.agent AND @IS_DUE@FAMILY
-      ORDER BY wake_at, id LIMIT 4 * %s + 64) AS due
-  ) AS ways GROUP BY n, id
+
+# The line of ready runs. Whose time has come is noted first; then the heads of the lanes are read;
+# then what was chosen of them is leased, unless somebody was faster. From a queue with limits
+# nothing is leased if anybody has claimed from it in between: its limits let others through then.
+# More is read than is taken, since others may be about to take some.
+WAKE_UP = _sql("""
+UPDATE holdfast.run SET ready_at = wake_at
+WHERE n = ANY(ARRAY(
+  SELECT due.n FROM unnest(%s) AS asked (agent), LATERAL (
+    SELECT n FROM holdfast.run WHERE run.agent = asked.agent AND @IS_DUE
+    ORDER BY wake_at LIMIT %s FOR UPDATE SKIP LOCKED) AS due))""")
+LIMITS = """
+SELECT name, concurrency, per_key, rate, period_us, used, claims
+FROM holdfast.queue ORDER BY name"""
+PAUSED_PLACES = "SELECT kind, name FROM holdfast.pause WHERE kind IN ('agent', 'queue')"
+_LANES = """
+WITH RECURSIVE lane AS (
+  SELECT asked.agent, first.* FROM unnest(%s) AS asked (agent), LATERAL (
+    SELECT queue, priority, key FROM holdfast.run
+    WHERE run.agent = asked.agent AND ready_at IS NOT NULL
+    ORDER BY queue, priority, key LIMIT 1) AS first
+  UNION ALL
+  SELECT lane.agent, next.* FROM lane, LATERAL (
+    SELECT queue, priority, key FROM holdfast.run
+    WHERE run.agent = lane.agent AND ready_at IS NOT NULL
+      AND (queue, priority, key) > (lane.queue, lane.priority, lane.key)
+    ORDER BY queue, priority, key LIMIT 1) AS next
+), compared AS (SELECT * FROM lane LIMIT %s)"""
+_HEADS = _sql("""
+SELECT compared.*, head.* FROM compared, LATERAL (
+  SELECT ready_at, id, epoch > 0, n FROM holdfast.run
+  WHERE run.agent = compared.agent AND run.queue = compared.queue
+    AND run.priority = compared.priority AND run.key = compared.key
+    AND ready_at IS NOT NULL@BEGUN AND NOT @IS_PAUSED
+  ORDER BY ready_at, id LIMIT %s) AS head
+WHERE @WHICH""")
+HEADS = _LANES + _HEADS.replace("@BEGUN", "").replace("@WHICH", "compared.key = ''")
+HEADS_KEYED = _LANES + _HEADS.replace("@BEGUN", "").replace("@WHICH", "compared.key <> ''")
+HEADS_BEGUN = _LANES + _HEADS.replace("@BEGUN", " AND epoch > 0").replace(
+    "@WHICH", "compared.queue IN (SELECT name FROM holdfast.queue WHERE rate > 0)"
+)
+FAMILY = _sql("""
+SELECT agent, queue, priority, key, ready_at, id, epoch > 0, n FROM holdfast.run
+WHERE agent = ANY(%s) AND ready_at IS NOT NULL AND NOT @IS_PAUSED
+  AND (id = %s OR (id > %s || '/' AND id < %s || '0'))
+ORDER BY ready_at, id""")  # 0 comes after the slash
+BUSY = """
+SELECT queue, key, count(*) FROM holdfast.run
+WHERE worker IS NOT NULL AND (key <> '' OR queue IN (SELECT name FROM holdfast.queue))
+GROUP BY queue, key"""
+LEASE = _sql("""
+WITH wanted AS (
+  SELECT * FROM unnest(%s) WITH ORDINALITY AS wanted (n, place)
+), limited AS (
+  SELECT queue.name FROM unnest(%s, %s) AS seen (name, claims) JOIN holdfast.queue USING (name)
+  WHERE queue.claims = seen.claims ORDER BY name FOR UPDATE OF queue
 ), leased AS (
   UPDATE holdfast.run SET worker = %s, epoch = epoch + 1, ready_at = NULL
   WHERE n = ANY(ARRAY(
-    SELECT run.n FROM found JOIN holdfast.run ON run.n = found.n
-    WHERE run.worker IS NULL AND run.status NOT IN @OVER
-      AND (run.ready_at IS NOT NULL OR (run.wake_at > 0 AND run.wake_at <= %s))
-    ORDER BY found.at, found.id LIMIT %s FOR UPDATE OF run SKIP LOCKED))
+    SELECT run.n FROM wanted JOIN holdfast.run ON run.n = wanted.n
+    WHERE run.ready_at IS NOT NULL AND NOT @IS_PAUSED
+      AND (run.queue <> ALL(%s) OR run.queue IN (SELECT name FROM limited))
+    ORDER BY wanted.place LIMIT %s FOR UPDATE OF run SKIP LOCKED))
   RETURNING n, epoch, @ROW_FIELDS
+), counted AS (
+  UPDATE holdfast.queue SET claims = claims + 1, used = CASE
+      WHEN rate = 0 OR begun.count = 0 THEN used
+      ELSE greatest(used, %s) + begun.count * (period_us / rate) END
+  FROM (
+    SELECT queue AS name, count(*) FILTER (WHERE epoch = 1) AS count FROM leased GROUP BY queue
+  ) AS begun
+  WHERE queue.name = begun.name AND queue.name IN (SELECT name FROM limited)
 )
-SELECT leased.epoch, @LEASED_FIELDS FROM leased JOIN found USING (n) ORDER BY found.at, found.id""")
-_FAMILY = " AND (id = %s OR (id > %s || '/' AND id < %s || '0'))"  # 0 comes after the slash
-CLAIM, CLAIM_FAMILY = _CLAIM.replace("@FAMILY", ""), _CLAIM.replace("@FAMILY", _FAMILY)
+SELECT leased.epoch, @LEASED_FIELDS FROM leased JOIN wanted USING (n) ORDER BY wanted.place""")
 CLAIM_NAMED = _sql("""
 UPDATE holdfast.run SET worker = %s, epoch = epoch + 1, ready_at = NULL
 WHERE n = ANY(ARRAY(
   SELECT n FROM holdfast.run
-  WHERE id = %s AND agent = ANY(%s) AND worker IS NULL AND status NOT IN @OVER FOR UPDATE))
+  WHERE id = %s AND agent = ANY(%s) AND worker IS NULL AND status NOT IN @OVER
+    AND NOT EXISTS (SELECT FROM holdfast.pause
+      WHERE (kind, name) IN (('run', run.id), ('queue', run.queue), ('agent', run.agent)))
+  FOR UPDATE))
 RETURNING epoch, @ROW_FIELDS""")
+PAUSE = """
+INSERT INTO holdfast.pause (kind, name, by, at) VALUES (%s, %s, %s, %s)
+ON CONFLICT DO NOTHING RETURNING 1"""
+RESUME = "DELETE FROM holdfast.pause WHERE kind = %s AND name = %s RETURNING 1"
+PAUSES = "SELECT kind, name, by, at FROM holdfast.pause ORDER BY kind, name"
+LIMIT = """
+INSERT INTO holdfast.queue (name, concurrency, per_key, rate, period_us)
+VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency, per_key = excluded.per_key,
+  rate = excluded.rate, period_us = excluded.period_us"""
+HELD_BY_QUEUE = "SELECT queue, count(*) FROM holdfast.run WHERE worker IS NOT NULL GROUP BY queue"
+READY_BY_QUEUE = """
+SELECT queue, count(*) FROM holdfast.run
+WHERE ready_at IS NOT NULL OR (wake_at > 0 AND wake_at <= %s AND worker IS NULL)
+GROUP BY queue"""
 HELD = _sql("SELECT epoch, @FIELDS FROM holdfast.run WHERE worker = %s ORDER BY id")
 
 # Reads. ROWS gets its conditions where it is used.
 READY = _sql("""
 SELECT EXISTS (SELECT FROM holdfast.worker WHERE expires_at <= @NOW)
-  OR EXISTS (SELECT FROM holdfast.run WHERE agent = ANY(%s) AND ready_at IS NOT NULL)
-  OR EXISTS (SELECT FROM holdfast.run WHERE agent = ANY(%s) AND @IS_DUE)""")
+    OR EXISTS (SELECT FROM holdfast.run WHERE agent = ANY(%s) AND @IS_DUE),
+  EXISTS (SELECT FROM holdfast.run WHERE agent = ANY(%s) AND ready_at IS NOT NULL)""")
 NEXT_WAKE = """
 SELECT coalesce(min(wake_at), 0) FROM unnest(%s) AS asked (agent), LATERAL (
   SELECT wake_at FROM holdfast.run
-  WHERE run.agent = asked.agent AND wake_at > 0 AND worker IS NULL
+  WHERE run.agent = asked.agent AND wake_at > 0 AND wake_at > %s AND worker IS NULL
+    AND (ready_at IS NULL OR ready_at > wake_at)
   ORDER BY wake_at LIMIT 1) AS next"""
 ROW = _sql("SELECT @FIELDS FROM holdfast.run WHERE id = %s")
 ROWS = _sql("""

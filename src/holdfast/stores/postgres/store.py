@@ -29,13 +29,17 @@ from holdfast.ports import (
     Message,
     NewRun,
     Part,
+    Pause,
+    QueueInfo,
+    QueueLimits,
     Transaction,
     WorkerInfo,
 )
 from holdfast.stores.no_subjects import NoSubjects
-from holdfast.stores.postgres import copies, leases, queries
+from holdfast.stores.postgres import copies, leases, line, queries
+from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.batch import Batch, Birth, Chain, Post
-from holdfast.stores.postgres.flow import Flow, drive
+from holdfast.stores.postgres.flow import Flow, drive, single
 from holdfast.stores.postgres.link import (
     OPERATION_S,
     Link,
@@ -197,6 +201,32 @@ class PostgresStore(NoSubjects):
         except (NotSent, Withdrawn, Unknown, psycopg.Error) as error:
             raise meaning(error, self.url) from error
 
+    async def pause(self, pause: Pause) -> bool:
+        self._writing()
+        facts = (pause.kind, pause.name, pause.by, pause.at)
+        done = await self._ask(self._near, lambda: single(sql.PAUSE, *facts))
+        self._news.tell(ready=True)
+        return bool(done)
+
+    async def resume(self, kind: str, name: str) -> bool:
+        self._writing()
+        done = await self._ask(self._near, lambda: single(sql.RESUME, kind, name))
+        self._news.tell(ready=True)
+        return bool(done)
+
+    async def pauses(self) -> list[Pause]:
+        found = await self._ask(self._near, lambda: single(sql.PAUSES))
+        return [Pause(*fields) for fields in found]
+
+    async def limit(self, limits: QueueLimits) -> None:
+        self._writing()
+        facts = (limits.concurrency, limits.per_key, limits.rate, limits.period_us)
+        await self._ask(self._near, lambda: single(sql.LIMIT, limits.queue, *facts))
+        self._news.tell(ready=True)
+
+    async def queues(self, *, now: int) -> list[QueueInfo]:
+        return await self._ask(self._far, partial(line.queues, now))
+
     async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
         lease_now = self._lease_now(now)
         register = partial(leases.register, worker, about, lease_now=lease_now, lease_us=lease_us)
@@ -256,8 +286,8 @@ class PostgresStore(NoSubjects):
     async def mail(self, worker: str, *, after: int) -> tuple[int, list[InboxMessage]]:
         return await self._ask(self._near, partial(queries.mail, worker, after))
 
-    async def next_wake(self, agents: Sequence[str]) -> int:
-        return await self._ask(self._near, partial(queries.next_wake, agents))
+    async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
+        return await self._ask(self._near, partial(queries.next_wake, agents, after))
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         await self._news.changed(timeout_s, ready=ready)

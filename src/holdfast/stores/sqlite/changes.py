@@ -17,10 +17,21 @@ import apsw
 from holdfast.core.events import GENESIS, Event
 from holdfast.core.state import RunRow
 from holdfast.errors import Conflict
-from holdfast.ports import INCOMING, Append, Claim, Message, NewRun, Part, Transaction
+from holdfast.ports import (
+    INCOMING,
+    Append,
+    Claim,
+    Message,
+    NewRun,
+    Part,
+    Pause,
+    QueueLimits,
+    Transaction,
+)
 from holdfast.stores.fencing import check_place
 from holdfast.stores.payloads import ERASED, PLAIN
 from holdfast.stores.sqlite import statements as sql
+from holdfast.stores.sqlite.line import Line
 from holdfast.stores.sqlite.payloads import ChunkWriter
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.sealing import Sealing
@@ -31,6 +42,8 @@ from holdfast.subjects import Erasure
 __all__ = ["Changes", "lost_workers"]
 
 _NUMBERS_MAX = 100_000
+_WOKEN_MAX = 1_000
+"""Runs of one agent whose time has come that one claim takes note of, the earliest first."""
 
 
 class Changes:
@@ -43,6 +56,7 @@ class Changes:
         self._execute = connection.execute
         self._chunks = ChunkWriter(connection)
         self.subjects = Subjects(connection)
+        self._line = Line(self._all)
         self._numbers: dict[str, int] = {}
         """Run → its number, of runs seen lately."""
         self._rows: list[tuple[Any, ...]] = []
@@ -179,7 +193,15 @@ class Changes:
         for lost in lost_workers(self._all(sql.WORKERS, ()), now, self._presence):
             self.release(lost)
         self._lease(worker, now, lease_us)
-        numbers = self._named(run, agents) if run else self._ready(now, agents, limit, family)
+        used: dict[str, int] = {}
+        if run:
+            numbers = self._line.may_be_named(run, agents)
+        else:
+            for agent in set(agents):
+                self._execute(sql.WAKE_UP, (agent, now, _WOKEN_MAX))
+            numbers, used = self._line.choose(agents, now=now, limit=limit, family=family)
+        for queue, at in used.items():
+            self._execute(sql.USE, (at, queue))
         claims = []
         for number in numbers[:limit]:
             ((epoch, *row),) = self._all(sql.LEASE, (worker, number))
@@ -259,23 +281,18 @@ class Changes:
         self._execute(sql.WAKE, (message.at, message.to))
         return True
 
-    def _named(self, run: str, agents: Sequence[str]) -> list[int]:
-        found = self._all(sql.NAMED, (run,))
-        return [int(number) for agent, number in found if agent in agents]
+    def pause(self, pause: Pause) -> bool:
+        """Keep something from being claimed; False when it is paused already."""
+        return self._matches(sql.PAUSE, (pause.kind, pause.name, pause.by, pause.at))
 
-    def _ready(self, now: int, agents: Sequence[str], limit: int, family: str) -> list[int]:
-        """Return the numbers of ready runs, those ready the longest first."""
-        since: dict[int, tuple[int, str]] = {}
-        for agent in set(agents):
-            if family:
-                rows = self._all(sql.READY_FAMILY, (agent, limit, now, family))
-                rows += self._all(sql.DUE_FAMILY, (agent, limit, now, family))
-            else:
-                rows = self._all(sql.READY, (agent, limit))
-                rows += self._all(sql.DUE, (agent, limit, now))
-            for at, run, number in rows:
-                since[number] = min((at, run), since.get(number, (at, run)))
-        return sorted(since, key=lambda number: since[number])
+    def resume(self, kind: str, name: str) -> bool:
+        """Take a pause back; False when there is none."""
+        return self._matches(sql.RESUME, (kind, name))
+
+    def limit(self, limits: QueueLimits) -> None:
+        """Set the limits of a queue."""
+        facts = (limits.concurrency, limits.per_key, limits.rate, limits.period_us)
+        self._execute(sql.LIMIT, (limits.queue, *facts))
 
 
 def lost_workers(

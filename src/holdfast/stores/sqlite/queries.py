@@ -15,11 +15,21 @@ import apsw
 from holdfast.core.events import Event, open_leaf
 from holdfast.core.state import RunRow
 from holdfast.errors import StoreRefused
-from holdfast.ports import Claim, InboxMessage, Letter, Message, WorkerInfo
+from holdfast.ports import (
+    Claim,
+    InboxMessage,
+    Letter,
+    Message,
+    Pause,
+    QueueInfo,
+    QueueLimits,
+    WorkerInfo,
+)
 from holdfast.stores.payloads import CHUNKED, inflate, load
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
+from holdfast.stores.sqlite.line import Line
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.subjects import KNOWN, LISTED, subject_of
 from holdfast.subjects import Subject
@@ -39,6 +49,7 @@ class Queries:
         self._connection = connection
         self._presence = presence
         self._path = path
+        self._line = Line(self.all)
 
     def version(self) -> int:
         """Return a number that is another one whenever another connection has committed."""
@@ -53,10 +64,23 @@ class Queries:
         return [RunRow(*row) for row in self.all(*rows_statement(**facts))]
 
     def ready(self, agents: Sequence[str], now: int) -> bool:
-        return bool(self.lost(now)) or any(
-            self.all(sql.READY, (agent, 1)) or self.all(sql.DUE, (agent, 1, now))
-            for agent in set(agents)
-        )
+        if self.lost(now) or self._line.is_due(agents, now):
+            return True
+        numbers, _ = self._line.choose(agents, now=now, limit=1)
+        return bool(numbers)
+
+    def pauses(self) -> list[Pause]:
+        return [Pause(*fields) for fields in self.all(sql.PAUSES, ())]
+
+    def queues(self, now: int) -> list[QueueInfo]:
+        """Return the queues that have limits, or runs that are ready or held."""
+        limits = {f[0]: QueueLimits(*f[:-1]) for f in self.all(sql.LIMITS, ())}
+        held = dict(self.all(sql.HELD_BY_QUEUE, ()))
+        ready = dict(self.all(sql.READY_BY_QUEUE, (now,)))
+        return [
+            QueueInfo(limits.get(name) or QueueLimits(name), ready.get(name, 0), held.get(name, 0))
+            for name in sorted(limits.keys() | held.keys() | ready.keys())
+        ]
 
     def latest(self) -> int:
         """Return the largest inbox number, 0 for none."""
@@ -70,8 +94,8 @@ class Queries:
         messages = self._messages(self.all(sql.MAIL, (after, worker)))
         return max([latest, *(message.n for message in messages[-1:])]), messages
 
-    def next_wake(self, agents: Sequence[str]) -> int:
-        wakes = [at for agent in set(agents) for (at,) in self.all(sql.WAKES, (agent,))]
+    def next_wake(self, agents: Sequence[str], after: int) -> int:
+        wakes = [at for agent in set(agents) for (at,) in self.all(sql.WAKES, (agent, after))]
         return min(wakes, default=0)
 
     def read(self, run: str, after: int, until: int, limit: int) -> list[Event]:

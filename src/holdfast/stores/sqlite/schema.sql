@@ -1,4 +1,4 @@
--- The tables of a store file, as version 5 of the format has them; PRAGMA user_version says which
+-- The tables of a store file, as version 6 of the format has them; PRAGMA user_version says which
 -- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
@@ -10,14 +10,14 @@
 -- run: the row of each run (what its stream folds to), and its lease.
 --
 -- `n` is what other tables call the run: small, and never given to another. `id` to `parent_key`
--- are the fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing.
+-- and `queue` to `key` are the fields of RunRow, in order. Whoever sends another `epoch` than this one writes nothing.
 -- `worker` is who holds the lease, NULL for nobody.
 --
 -- `seen` is the largest inbox number that the run had looked at when it was last released.
 -- `ready_at` is since when the run could go on (its last event's time while it is pending or
 -- running, else the time of the oldest unread message newer than `seen`), NULL while a worker holds
--- it or while it cannot; a run whose `wake_at` is due is ready too, which is a matter of what time
--- it is and so stands nowhere.
+-- it or while it cannot. A run whose `wake_at` is due is ready too, which is a matter of what time
+-- it is: the next claim that comes by writes it down.
 --
 -- Advancing a run that is held and does not sleep sets no column of any index. The one index that goes
 -- by status has the few runs that wait for a person.
@@ -41,13 +41,21 @@ CREATE TABLE run (
   epoch INTEGER NOT NULL DEFAULT 0,
   worker TEXT,
   seen INTEGER NOT NULL DEFAULT 0,
-  ready_at INTEGER
+  ready_at INTEGER,
+  queue TEXT NOT NULL DEFAULT 'default',
+  priority INTEGER NOT NULL DEFAULT 0,
+  key TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX run_created ON run (created_at, id);
-CREATE INDEX run_ready ON run (agent, ready_at) WHERE ready_at IS NOT NULL;
-CREATE INDEX run_wake ON run (agent, wake_at) WHERE wake_at > 0;
+CREATE INDEX run_ready ON run (agent, queue, priority, key, ready_at, id)
+  WHERE ready_at IS NOT NULL;
+CREATE INDEX run_begun ON run (agent, queue, priority, key, ready_at, id)
+  WHERE ready_at IS NOT NULL AND epoch > 0;
+CREATE INDEX run_wake ON run (agent, wake_at)
+  WHERE wake_at > 0 AND worker IS NULL AND (ready_at IS NULL OR ready_at > wake_at);
 CREATE INDEX run_held ON run (worker) WHERE worker IS NOT NULL;
 CREATE INDEX run_stuck ON run (created_at, id) WHERE status IN ('diverged', 'in_doubt');
+CREATE INDEX run_busy ON run (queue, key) WHERE worker IS NOT NULL;
 
 -- event: the log. `pos` is the position: one writer at a time takes the next, so whoever sees a
 -- position has seen all that came before it. `leaf` is the event's exact bytes; `salt` and
@@ -117,6 +125,26 @@ CREATE TABLE subject_run (
   subject INTEGER NOT NULL,
   run INTEGER NOT NULL,
   PRIMARY KEY (subject, run)
+) STRICT, WITHOUT ROWID;
+
+-- pause: what is not claimed until it is resumed: kind 'run', 'queue' or 'agent'.
+CREATE TABLE pause (
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL,
+  by TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+
+-- queue: the limits of those that have some; 0 is none. `used` is up to when (µs) the runs that have
+-- begun use up the rate.
+CREATE TABLE queue (
+  name TEXT PRIMARY KEY,
+  concurrency INTEGER NOT NULL,
+  per_key INTEGER NOT NULL,
+  rate INTEGER NOT NULL,
+  period_us INTEGER NOT NULL,
+  used INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

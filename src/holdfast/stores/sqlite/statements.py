@@ -7,23 +7,31 @@ from holdfast.core.state import ENDED, RunRow
 
 __all__ = [
     "ADVANCE",
+    "BUSY",
+    "BUSY_KEY",
     "CHUNK",
-    "DUE",
-    "DUE_FAMILY",
     "EVENTS",
+    "FAMILY",
     "FORGET",
     "FREE",
     "HAS_UNREAD",
     "HEAD",
+    "HEADS",
+    "HEADS_BEGUN",
     "HEADS_OVER",
     "HEARTBEAT",
     "HELD",
+    "HELD_BY_QUEUE",
     "INBOX",
     "INDEX",
+    "IS_DUE",
     "KNOWN",
+    "LANE",
     "LATEST",
     "LEASE",
     "LET_GO",
+    "LIMIT",
+    "LIMITS",
     "LOG",
     "MAIL",
     "MOVE",
@@ -35,13 +43,16 @@ __all__ = [
     "NEW_SIGNER",
     "NEW_TILE",
     "NUMBER",
+    "PAUSE",
+    "PAUSED_PLACES",
+    "PAUSES",
     "PLACE",
     "PLACE_OF_RUN",
-    "READY",
-    "READY_FAMILY",
+    "READY_BY_QUEUE",
     "RECEIVE",
     "REGISTER",
     "RENEW",
+    "RESUME",
     "ROW",
     "ROWS",
     "SEALED",
@@ -57,8 +68,10 @@ __all__ = [
     "TILE",
     "TILE_ROOTS",
     "UNREAD",
+    "USE",
     "WAKE",
     "WAKES",
+    "WAKE_UP",
     "WORKERS",
     "WORKERS_KNOWN",
 ]
@@ -131,18 +144,36 @@ WORKERS_KNOWN = """
 SELECT id, since, expires_at, (SELECT count(*) FROM run WHERE worker = worker.id), about FROM worker
 ORDER BY id"""
 RENEW = "UPDATE worker SET expires_at = ? WHERE id = ? AND expires_at > ?"
-_READY = """
-SELECT ready_at, id, n FROM run
-WHERE agent = ?1 AND ready_at IS NOT NULL@FAMILY ORDER BY ready_at, id LIMIT ?2"""
-_DUE = _sql("""
-SELECT wake_at, id, n FROM run
-WHERE agent = ?1 AND wake_at > 0 AND wake_at <= ?3
-  AND worker IS NULL AND status NOT IN @GOING AND status NOT IN @OVER@FAMILY
-ORDER BY wake_at, id LIMIT ?2""")
-NAMED = _sql("SELECT agent, n FROM run WHERE id = ? AND worker IS NULL AND status NOT IN @OVER")
-_FAMILY = " AND (id = ?4 OR (id > ?4 || '/' AND id < ?4 || '0'))"  # 0 comes after the slash
-READY, DUE = _READY.replace("@FAMILY", ""), _DUE.replace("@FAMILY", "")
-READY_FAMILY, DUE_FAMILY = _READY.replace("@FAMILY", _FAMILY), _DUE.replace("@FAMILY", _FAMILY)
+LANE = """
+SELECT queue, priority, key FROM run
+WHERE agent = ?1 AND ready_at IS NOT NULL AND (queue, priority, key) > (?2, ?3, ?4)
+ORDER BY queue, priority, key LIMIT 1"""
+_HEADS = """
+SELECT ready_at, id, epoch > 0, n FROM run
+WHERE agent = ?1 AND queue = ?2 AND priority = ?3 AND key = ?4 AND ready_at IS NOT NULL@BEGUN
+  AND (ready_at, id) > (?5, ?6)
+  AND NOT EXISTS (SELECT 1 FROM pause WHERE kind = 'run' AND name = run.id)
+ORDER BY ready_at, id LIMIT ?7"""
+HEADS, HEADS_BEGUN = _HEADS.replace("@BEGUN", ""), _HEADS.replace("@BEGUN", " AND epoch > 0")
+FAMILY = """
+SELECT queue, priority, key, ready_at, id, epoch > 0, n FROM run
+WHERE agent = ?1 AND ready_at IS NOT NULL
+  AND (id = ?2 OR (id > ?2 || '/' AND id < ?2 || '0'))
+  AND NOT EXISTS (SELECT 1 FROM pause WHERE kind = 'run' AND name = run.id)
+ORDER BY ready_at, id"""  # 0 comes after the slash
+_DUE = """
+FROM run
+WHERE agent = ?1 AND wake_at > 0 AND wake_at <= ?2
+  AND worker IS NULL AND (ready_at IS NULL OR ready_at > wake_at)"""
+IS_DUE = f"SELECT 1 {_DUE} LIMIT 1"
+WAKE_UP = f"""
+UPDATE run SET ready_at = wake_at
+WHERE n IN (SELECT n {_DUE} ORDER BY wake_at LIMIT ?3)"""  # noqa: S608 - constants
+NAMED = _sql("""
+SELECT agent, queue, n FROM run WHERE id = ? AND worker IS NULL AND status NOT IN @OVER
+  AND NOT EXISTS (SELECT 1 FROM pause WHERE kind = 'run' AND name = run.id)""")
+BUSY = "SELECT count(*) FROM run WHERE worker IS NOT NULL AND queue = ?"
+BUSY_KEY = "SELECT count(*) FROM run WHERE worker IS NOT NULL AND queue = ? AND key = ?"
 LEASE = _sql("""
 UPDATE run SET worker = ?, epoch = epoch + 1, ready_at = NULL WHERE n = ?
 RETURNING epoch, @FIELDS""")
@@ -177,7 +208,27 @@ WHERE run > ? AND form <> 3 AND NOT EXISTS (SELECT 1 FROM run AS known WHERE kno
 ORDER BY run LIMIT ?"""
 WAKES = """
 SELECT wake_at FROM run
-WHERE agent = ? AND wake_at > 0 AND worker IS NULL ORDER BY wake_at LIMIT 1"""
+WHERE agent = ? AND wake_at > 0 AND wake_at > ?
+  AND worker IS NULL AND (ready_at IS NULL OR ready_at > wake_at)
+ORDER BY wake_at LIMIT 1"""
+
+# What is held back.
+PAUSE = "INSERT INTO pause (kind, name, by, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+RESUME = "DELETE FROM pause WHERE kind = ? AND name = ?"
+PAUSES = "SELECT kind, name, by, at FROM pause ORDER BY kind, name"
+PAUSED_PLACES = "SELECT kind, name FROM pause WHERE kind IN ('agent', 'queue')"
+LIMIT = """
+INSERT INTO queue (name, concurrency, per_key, rate, period_us) VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT (name) DO UPDATE SET concurrency = ?2, per_key = ?3, rate = ?4, period_us = ?5"""
+LIMITS = "SELECT name, concurrency, per_key, rate, period_us, used FROM queue ORDER BY name"
+USE = "UPDATE queue SET used = ? WHERE name = ?"
+HELD_BY_QUEUE = "SELECT queue, count(*) FROM run WHERE worker IS NOT NULL GROUP BY queue"
+READY_BY_QUEUE = """
+SELECT queue, count(*) FROM run
+WHERE ready_at IS NOT NULL OR (wake_at > 0 AND wake_at <= ? AND worker IS NULL)
+GROUP BY queue"""
+
+# Payloads.
 CHUNK = "SELECT form, data FROM chunk WHERE n = ?"
 
 # The signed tree. SEALED is asked at each commit: who signs by now, and how far the tree has grown.

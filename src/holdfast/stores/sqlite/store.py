@@ -30,6 +30,9 @@ from holdfast.ports import (
     Message,
     NewRun,
     Part,
+    Pause,
+    QueueInfo,
+    QueueLimits,
     Transaction,
     WorkerInfo,
 )
@@ -173,6 +176,24 @@ class SqliteStore:
         )
         return list(await writer.put(claim))
 
+    async def pause(self, pause: Pause) -> bool:
+        changes, writer = self._writing()
+        return bool(await writer.put(changes.pause, pause))
+
+    async def resume(self, kind: str, name: str) -> bool:
+        changes, writer = self._writing()
+        return bool(await writer.put(changes.resume, kind, name))
+
+    async def pauses(self) -> list[Pause]:
+        return self._near.pauses()
+
+    async def limit(self, limits: QueueLimits) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.limit, limits)
+
+    async def queues(self, *, now: int) -> list[QueueInfo]:
+        return await self._read_far(self._far.queues, now)
+
     async def register(self, worker: str, *, about: str, now: int, lease_us: int) -> None:
         changes, writer = self._writing()
         await writer.put(changes.register, worker, about, now, lease_us, readies=False)
@@ -235,8 +256,8 @@ class SqliteStore:
             return latest, []
         return await self._read_far(self._far.mail, worker, after)
 
-    async def next_wake(self, agents: Sequence[str]) -> int:
-        return self._near.next_wake(agents)
+    async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
+        return self._near.next_wake(agents, after)
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         told = asyncio.Event()
