@@ -7,13 +7,16 @@ this process, on runs made by `holdfast run`; files are compared before and afte
 
 import asyncio
 import json
+import re
 import shutil
+import time
 
 import pytest
 
 from holdfast.cli.following import last_position
-from holdfast.cli.text import ago, clean, excerpt
+from holdfast.cli.text import ago, clean, excerpt, iso
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.sqlite import SqliteStore
 
 RUNS = [
     ("triage", "ticket-1", '{"ticket": "o-1"}'),
@@ -22,6 +25,19 @@ RUNS = [
     ("support", "chat", '"one"'),
     ("nap", "nap", "3600"),
 ]
+
+
+FAILING = """
+import holdfast as hf
+
+@hf.step(retry=hf.Retry(attempts=3, base_s=80_000, cap_s=80_000))
+async def look():
+    raise ConnectionError("not today")
+
+@hf.agent
+async def patient():
+    await look()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +139,36 @@ def test_show_tells_who_decided(store):
     assert "step.resolved refund#1 by ann" in store("show", "ticket-2").out
     completed = store("show", "ticket-2", "--json").json["completed"]
     assert completed[-1]["via"] == "person"
+
+
+def test_show_tells_who_holds_the_run_and_until_when(store, desk):
+    assert "worker" not in store("show", "nap", "--json").json["identity"]
+    now = time.time_ns() // 1000
+
+    async def hold() -> SqliteStore:
+        held = await SqliteStore.open(desk / "holdfast.db")
+        lease = {"now": now, "lease_us": 3_600_000_000}
+        await held.register("ann", about='{"host": "attic", "pid": 7}', **lease)
+        await held.claim("ann", agents=["agent:nap"], limit=1, run="nap", **lease)
+        return held
+
+    with asyncio.Runner() as runner:
+        held = runner.run(hold())
+        found = store("show", "nap", "--json").json["identity"]
+        said = store("show", "nap").out
+        runner.run(held.close())
+    assert (found["worker"], found["where"]) == ("ann", "attic 7")
+    assert found["lease_until"] > iso(now)
+    assert "attic 7" in said
+    assert "lease until" in said
+
+
+def test_show_tells_how_often_a_step_has_failed_and_when_it_is_tried_again(cli, desk):
+    (desk / "slow.py").write_text(FAILING)
+    cli("run", "slow.py:patient", "--id", "r")
+    failed = cli("show", "r", "--json").json["constraints"][1]
+    assert failed["what"] == "look#1"
+    assert re.fullmatch(r"1 attempt failed; one more is due 20\S+", failed["why"])
 
 
 def test_show_hides_what_is_too_much_for_a_screen(store, monkeypatch):

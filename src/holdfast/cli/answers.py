@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.cli.text import iso, payload_value, withheld_facts
+from holdfast.cli.text import count, iso, payload_value, withheld_facts
 from holdfast.core import events as ev
 from holdfast.core.calls import describe
 from holdfast.core.events import Event
@@ -202,8 +202,9 @@ def _constraints(events: Sequence[Event], state: RunState) -> list[dict[str, Any
                 step.key, "in doubt: only evidence or a person's word lets it go on", step.doubt_seq
             )
         if step.failures:
-            due = f", the next attempt is due {iso(step.retry_at)}" if step.retry_at else ""
-            add(step.key, f"{step.failures} attempts have failed{due}")
+            # How many it may have is said by `retry=` in the code, which is not at hand here.
+            due = f"; one more is due {iso(step.retry_at)}" if step.retry_at else ""
+            add(step.key, f"{count(step.failures, 'attempt')} failed{due}", step.failed_seq)
     if state.cancelling and state.status not in ("cancelled", "failed", "succeeded"):
         asked = [e for e in events if isinstance(e.body, ev.CancelRequested)][-1]
         add("run", f"{describe(asked.body)}: it cleans up and ends", asked.seq)

@@ -1,5 +1,6 @@
 """`holdfast show RUN`: the five questions about a run, answered on one screen."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +14,18 @@ from holdfast.cli.answers import Answers, answer
 from holdfast.cli.gist import gist
 from holdfast.cli.listing import paused_by
 from holdfast.cli.shell import RunArgument, Shell, command
-from holdfast.cli.text import ago, clean, count, grid, local, shorten, status_text, withheld_notes
+from holdfast.cli.text import (
+    ago,
+    clean,
+    count,
+    grid,
+    iso,
+    local,
+    shorten,
+    status_text,
+    withheld_notes,
+)
+from holdfast.ports import Store
 
 __all__ = ["show_command"]
 
@@ -34,6 +46,7 @@ async def show_command(shell: Shell, *, run: RunArgument) -> None:
         pause = paused_by(await app.client.row(found), await app.store.pauses())
         answers = answer(events, await app.store.unread(found), store=app.store.url)
         held = asdict(pause) if pause else None
+        answers.identity.update(await _lease(app.store, found))
     if shell.as_json:
         facts = {"run": found, "status": answers.identity["status"], "paused": held}
         shell.emit(facts | asdict(answers))
@@ -52,6 +65,16 @@ async def show_command(shell: Shell, *, run: RunArgument) -> None:
         ("Lineage", _lineage(answers)),
     ):
         shell.show(Text(f"\n{heading}", style="bold"), *parts)
+
+
+async def _lease(store: Store, run: str) -> dict[str, Any]:
+    """Return who carries the run on now, and how long its lease holds; empty when nobody does."""
+    for worker in await store.workers(now=time.time_ns() // 1000):
+        if worker.runs and any(c.row.run == run for c in await store.held(worker.worker)):
+            about = json.loads(worker.about or "{}")
+            where = " ".join(str(about[name]) for name in ("host", "pid") if name in about)
+            return {"worker": worker.worker, "where": where, "lease_until": iso(worker.expires_at)}
+    return {}
 
 
 def _title(answers: Answers, age: str) -> Text:
@@ -163,7 +186,7 @@ def _identity(answers: Answers) -> list[RenderableType]:
     for name, value in answers.identity.items():
         if name in ("run", "status", "turn", "events", "withheld") or value in ("", None):
             continue
-        said = local(value) if name in ("created", "updated") else str(value)
+        said = local(value) if name in ("created", "updated", "lease_until") else str(value)
         text = _said(value) if name == "input" else Text(clean(said))
         table.add_row(Text(name.replace("_", " "), style="dim"), text)
     return [table]
