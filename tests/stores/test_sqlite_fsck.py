@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from holdfast.core import events as ev
+from holdfast.ports import Message
 from holdfast.stores.sqlite import SqliteStore
 from holdfast.stores.sqlite.fsck import Problem, check_file
 from holdfast.testing.conformance import log_of_schedule
@@ -34,6 +35,20 @@ async def fill(path: Path) -> None:
     received = (ev.MessageReceived("receive#1", "topic", "m1"), b"1")
     await store.append(b.change(received, consume=[1]))
     await store.append(b.change(ev.RunParked("waiting", NOW + 5), release=True, seen=1))
+
+    d = await hold(store, "d")
+    words = {"child/done": "$child", "resolve": "$resolve", "resolve-2": "$resolve"}
+    words |= {"cancel": "$cancel"}
+    sent = [Message("d", f"d/{id_}", topic, b"1", NOW) for id_, topic in words.items()]
+    await store.deliver(sent)
+    done, *steered = [m.n for m in await store.unread("d")]
+    started = (ev.StepStarted("s#1", "once"), b"{}")
+    ended = (ev.ChildFinished("c#1", "d/child", ok=True), b"1")
+    await store.append(d.change(started, ended, consume=[done]))
+    settled = ev.StepResolved("s#1", 1, "unknown", "ann")
+    await store.append(
+        d.change(ev.StepDoubted("s#1", 1), settled, ev.CancelRequested("ann"), consume=steered)
+    )
 
     def theirs(transaction):
         transaction.execute("CREATE TABLE theirs (run)")
@@ -63,7 +78,7 @@ def replace(old: str, new: str, pos: int) -> str:
     return f"UPDATE event SET leaf = {leaf} WHERE pos = {pos}"
 
 
-# Positions: run a has 1, 4, 5, 6; run b has 2, 7, 8; run c has 3, 9.
+# Positions: run a has 1, 4, 5, 6; run b has 2, 7, 8; run c has 3, 15; run d has 9 to 14.
 EXACTLY = {
     "a leaf": (replace('"key":"s#1"', '"key":"s#2"', 4), [("a", 2, "leaf hash")]),
     "a first leaf": (replace('"seed":0', '"seed":1', 1), [("a", 1, "leaf hash")]),
@@ -83,7 +98,7 @@ EXACTLY = {
         [("b", 3, "payload")],
     ),
     "a lost last event": (
-        "DELETE FROM event WHERE pos = 9",
+        "DELETE FROM event WHERE pos = 15",
         [("c", 2, "length of the stream")],
     ),
     "a row's status": ("UPDATE run SET status = 'idle' WHERE id = 'b'", [("b", 3, "row.status")]),
@@ -93,7 +108,7 @@ EXACTLY = {
     "a row's head": ("UPDATE run SET head = 'x' WHERE id = 'c'", [("c", 2, "leaf hash")]),
     "a row's seq": ("UPDATE run SET seq = 3 WHERE id = 'c'", [("c", 3, "length of the stream")]),
     "a fallen epoch": ("UPDATE run SET epoch = 0 WHERE id = 'c'", [("c", 2, "row.epoch")]),
-    "a lost worker": ("DELETE FROM worker", [("a", 0, "lease"), ("c", 0, "lease")]),
+    "a lost worker": ("DELETE FROM worker", [(run, 0, "lease") for run in "acd"]),
     "a held run that looks free": (
         f"UPDATE run SET ready_at = {NOW} WHERE id = 'a'",
         [("a", 0, "ready_at")],
@@ -111,6 +126,30 @@ EXACTLY = {
     "a message consumed before it was": (
         "UPDATE inbox SET taken = 1 WHERE n = 1",
         [("b", 1, "message 'm1'")],
+    ),
+    "a child that never ended": (
+        "DELETE FROM inbox WHERE id = 'd/child/done'",
+        [("d", 3, "message 'd/child/done'")],
+    ),
+    "a child's end taken too early": (
+        "UPDATE inbox SET taken = 2 WHERE id = 'd/child/done'",
+        [("d", 2, "message 'd/child/done'")],
+    ),
+    "a cancellation by nobody": (
+        "DELETE FROM inbox WHERE id = 'd/cancel'",
+        [("d", 6, "a $cancel message")],
+    ),
+    "a cancellation taken too early": (
+        "UPDATE inbox SET taken = 2 WHERE id = 'd/cancel'",
+        [("d", 6, "a $cancel message")],
+    ),
+    "a cancellation that led to nothing": (
+        "UPDATE inbox SET topic = '$cancel' WHERE id = 'd/resolve-2'",
+        [("d", 6, "a $cancel message")],
+    ),
+    "a word that was never said": (
+        "DELETE FROM inbox WHERE topic = '$resolve'",
+        [("d", 5, "a $resolve message")],
     ),
     "a message without payload": (
         "UPDATE inbox SET payload = NULL WHERE n = 2",
@@ -136,11 +175,11 @@ AMONG_OTHERS = {
     "a lost event": ("DELETE FROM event WHERE pos = 5", ("a", 3, "seq")),
     "a lost event's place": ("DELETE FROM event WHERE pos = 5", ("", 0, "position")),
     "an event twice": (
-        "INSERT INTO event SELECT 10, run, 5, leaf, salt, form, payload FROM event WHERE pos = 6",
+        "INSERT INTO event SELECT 16, run, 5, leaf, salt, form, payload FROM event WHERE pos = 6",
         ("a", 5, "leaf"),
     ),
     "a renumbered event": ("UPDATE event SET seq = 9 WHERE pos = 6", ("a", 4, "seq")),
-    "events in another order": ("UPDATE event SET pos = 10 WHERE pos = 4", ("a", 3, "position")),
+    "events in another order": ("UPDATE event SET pos = 16 WHERE pos = 4", ("a", 3, "position")),
     "another run's event": (
         "UPDATE event SET run = 2, seq = 4 WHERE pos = 6",
         ("b", 4, "leaf"),

@@ -34,6 +34,10 @@ from holdfast.stores.vault import WRAPPED_BYTES
 __all__ = ["Problem", "check_file", "objects"]
 
 _FIELDS = ", ".join(("id", *RunRow._fields[1:]))
+_WORDS = ("$accept", "$cancel", "$resolve")
+"""Topics of the words by which a person steers a run."""
+_NOBODY = ("", "drain", "reconcile")
+"""By whom a doubt is settled without such a word."""
 _CHUNKS_KEPT = 4_096
 
 
@@ -301,22 +305,43 @@ class _Checker:
 
     def check_inbox(self, row: RunRow, events: Sequence[Event]) -> None:
         """What events took in was consumed, and what was consumed was taken in."""
-        received = {e.body.id: e.seq for e in events if isinstance(e.body, ev.MessageReceived)}
-        begun = {e.body.message: e.seq for e in events if isinstance(e.body, ev.TurnStarted)}
-        begun.pop("", None)
-        took = received | begun
+        took, words = _taken_in(events)
         inbox = "SELECT id, topic, taken FROM inbox WHERE run = ? ORDER BY n"
         consumed: set[str] = set()
+        said: dict[str, list[int]] = {topic: [] for topic in _WORDS}
         for id_, topic, taken in self.all(inbox, row.run):
             if not taken:
                 continue  # unread, or erased unread
             consumed.add(id_)
-            ours = topic.startswith("$")
-            if not (1 <= taken <= row.seq and (ours or took.get(id_, taken + 1) <= taken)):
+            if topic in _WORDS:
+                said[topic].append(taken)
+            elif not (1 <= taken <= row.seq and took.get(id_, taken + 1) <= taken):
                 what = f"message {id_!r}"
                 self.problem(row.run, taken, what, f"taken in up to event {taken}", "no event")
         for id_ in sorted(took.keys() - consumed):
             self.problem(row.run, took[id_], f"message {id_!r}", "consumed", "not in the inbox")
+        for topic in _WORDS:
+            self.check_words(row, topic, words[topic], sorted(said[topic]))
+
+    def check_words(
+        self, row: RunRow, topic: str, seqs: Sequence[int], taken: Sequence[int]
+    ) -> None:
+        """Each event that a person's word led to has a message of its own, consumed with it.
+
+        These events do not name their message, so they are counted.
+        """
+        what = f"a {topic} message"
+        for n, seq in enumerate(seqs):
+            if n >= len(taken):
+                self.problem(row.run, seq, what, "consumed with this event", "none")
+            elif taken[n] < seq and topic != "$resolve":
+                self.problem(row.run, seq, what, "consumed with this event", f"at {taken[n]}")
+        for seq in taken:
+            if not 1 <= seq <= row.seq:
+                self.problem(row.run, seq, what, f"consumed by event {row.seq} at most", seq)
+        if topic != "$resolve" and len(taken) > len(seqs):  # one that came late settles nothing
+            seq = taken[len(seqs)]
+            self.problem(row.run, seq, what, f"an event that it led to up to {seq}", "none")
 
     def check_lease(self, row: RunRow, worker: str | None, seen: int, ready_at: int | None) -> None:
         expected: int | None
@@ -385,6 +410,27 @@ def objects(
 
 def _plain(statement: str) -> str:
     return re.sub(r" ?([(),]) ?", r"\1", re.sub(r"\s+", " ", statement))
+
+
+def _taken_in(events: Sequence[Event]) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Return message id → seq of the event that took it in, and topic → seqs of what words did."""
+    took: dict[str, int] = {}
+    words: dict[str, list[int]] = {topic: [] for topic in _WORDS}
+    for event in events:
+        match event.body:
+            case ev.MessageReceived(id=id_) | ev.TurnStarted(message=id_) if id_:
+                took[id_] = event.seq
+            case ev.ChildFinished(child=child):
+                took[f"{child}/done"] = event.seq
+            case ev.CancelRequested():
+                words["$cancel"].append(event.seq)
+            case ev.RunAccepted():
+                words["$accept"].append(event.seq)
+            case ev.StepResolved(by=by) if by not in _NOBODY:
+                words["$resolve"].append(event.seq)
+            case _:
+                pass
+    return took, words
 
 
 def _altered(row: RunRow, events: Sequence[Event]) -> Iterator[tuple[int, str, str]]:
