@@ -449,6 +449,18 @@ class Store(Protocol):
         ...
 
 
+class Answer(Protocol):
+    """What an ``append`` returns may be one: then nobody has to make a task to wait for it."""
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> object:
+        """Have a callback called in the loop, not before this has returned."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """Return the error that the append came to; raises CancelledError if it was cancelled."""
+        ...
+
+
 @dataclass(slots=True)
 class StepCall:
     """What middleware sees of one attempt at a step."""

@@ -19,15 +19,3 @@ class Entropy(Protocol):
     def bytes(self, n: int) -> bytes:
         """Return n bytes that nobody could guess."""
         ...
-
-
-class Answer(Protocol):
-    """What an ``append`` returns may be one: then nobody has to make a task to wait for it."""
-
-    def add_done_callback(self, callback: Callable[[Any], object]) -> object:
-        """Have a callback called in the loop, not before this has returned."""
-        ...
-
-    def exception(self) -> BaseException | None:
-        """Return the error that the append came to; raises CancelledError if it was cancelled."""
-        ...
