@@ -18,6 +18,7 @@ import canonical
 import conversation
 import finished
 import parked
+import proof
 import recovery
 import replay
 import start
@@ -32,6 +33,7 @@ QUESTIONS = {
     "recovery": recovery.measure,
     "parked": parked.measure,
     "finished": finished.measure,
+    "proof": proof.measure,
 }
 QUICK = ("start", "replay", "conversation", "canonical", "recovery")
 QUICK_CONTESTANTS = "holdfast,floor SQLite"

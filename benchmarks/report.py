@@ -175,6 +175,7 @@ def page(sitting: dict[str, Any]) -> str:
     ]
     heads = ["", "goal", "wanted", "figure (median)", "spread", "command", ""]
     parts = [_machine(sitting), _table(heads, rows), *_contestants(answers), *_rest(answers)]
+    parts += _proof(answers)
     missing = {
         name: why
         for question in ("canonical", "recovery")
@@ -271,6 +272,25 @@ def _rest(answers: dict[str, Any]) -> Iterator[str]:
             )
             + "."
         )
+
+
+def _proof(answers: dict[str, Any]) -> Iterator[str]:
+    """Yield the table of what the proof costs."""
+    facts = answers.get("proof")
+    if not facts:
+        return
+    wanted = {"commits of 1": "≤ 60", "commits of 10": "≤ 15", "commits of 100": "≤ 15"}
+    rows = [
+        [f"signing adds, CPU µs an event, {name}", wanted[name], _spread(figure, 1)]
+        for name, figure in facts["signing adds"].items()
+    ]
+    for count, figures in facts["verifying"].items():
+        most = "≤ 40" if count == "1,000,000" else "-"
+        rows.append([f"verifying {count} events, CPU s", most, _spread(figures["CPU"], 1)])
+        rows.append([f"verifying {count} events, peak MB", "-", _spread(figures["MB"])])
+    proved = _spread(facts["proving one event"], 1)
+    rows.append([f"proving one event of {count}, ms", "≤ 20", proved])
+    yield _table(["proof", "wanted", "median (spread)"], rows)
 
 
 def write(document: Path, sitting: dict[str, Any]) -> None:

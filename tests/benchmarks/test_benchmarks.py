@@ -15,7 +15,16 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONTESTANTS = "holdfast SQLite,floor SQLite"
-QUESTIONS = ("canonical", "conversation", "finished", "parked", "recovery", "replay", "start")
+QUESTIONS = (
+    "canonical",
+    "conversation",
+    "finished",
+    "parked",
+    "proof",
+    "recovery",
+    "replay",
+    "start",
+)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ others record of them is compared with the hash that they are said to have had.
 import hmac
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -132,16 +133,19 @@ class Reading:
         """Run and seq of the leaves behind the last full tile."""
         self._heads: Iterator[SignedHead] = iter(())
         self._head: SignedHead | None = None
+        self._due = 0
+        """The size at which a root is to be compared next."""
 
     def run(self) -> "Reading":
         """Read the log."""
         self._heads = self._source.heads()
         self._head = next(self._heads, None)
         self._meet()
-        take, meet, tree = self._take, self._meet, self.tree
+        take, tree = self._take, self.tree
         for entry in self._source.entries():
             take(entry, tree.size)
-            meet()
+            if tree.size >= self._due:
+                self._meet()
         self.runs = len(self.last)
         self._compare_right_edge()
         self._compare_subjects()
@@ -176,6 +180,8 @@ class Reading:
                 self.bad.append(expected)
             elif expected.own:
                 self.good = size
+        due = [next_.size for next_ in (self._head, *self._expected[-1:]) if next_]
+        self._due = min(due, default=sys.maxsize)
 
     def _check_head(self, head: SignedHead) -> None:
         """Check a head's root and signature, and tell a damaged head from a damaged log."""
@@ -374,16 +380,16 @@ class Reading:
             self._dispute(last.at, dispute)
 
 
+_decode = json.JSONDecoder().raw_decode
+
+
 def _facts(leaf: bytes) -> _Facts | str:
     """Return what matters of a leaf, or what is wrong with it."""
     try:
-        facts = json.loads(leaf)
-        run, seq, prev, payload = (
-            facts["run"],
-            facts["seq"],
-            facts["prev"],
-            facts.get("payload", ""),
-        )
+        text = leaf.decode()
+        facts, end = _decode(text)
+        run, seq, prev = facts["run"], facts["seq"], facts["prev"]
+        payload = facts.get("payload", "")
         sub = facts.get("sub", "")
         erases = facts["subject"] if facts["type"] == _ERASED else ""
         sound = (
@@ -396,7 +402,7 @@ def _facts(leaf: bytes) -> _Facts | str:
             and _HASH.fullmatch(prev)
             and type(facts["v"]) is int
             and type(facts["type"]) is str
-            and leaf[-1:] == b"\n"
+            and text[end:] == "\n"
             and len(leaf) <= LEAF_BYTES_MAX
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

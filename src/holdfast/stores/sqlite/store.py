@@ -96,7 +96,7 @@ class SqliteStore:
                 undone=self._changes.forget,
                 written=self._written,
             )
-        self.signed = SqliteSignedLog(self._far, self._read_far, self._signing)
+        self.signed = SqliteSignedLog(self._near, self._far, self._read_far, self._signing)
         self._version = self._near.version()
         self._news = [False, False]
         """Whether anything happened, and whether anything that may have made a run ready."""
