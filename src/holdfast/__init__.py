@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     )
     from holdfast.integrations.http import async_http_client, http_client
     from holdfast.runtime.births import Place
+    from holdfast.runtime.schedules import Schedule, schedule
     from holdfast.runtime.secrets import Secret
     from holdfast.runtime.worker import Worker, WorkerSettings
     from holdfast.tools import call, schemas, step, tool
@@ -116,6 +117,7 @@ _HOMES = {
     "holdfast.integrations.http": ["async_http_client", "http_client"],
     "holdfast.runtime.secrets": ["Secret"],
     "holdfast.runtime.births": ["Place"],
+    "holdfast.runtime.schedules": ["Schedule", "schedule"],
     "holdfast.runtime.worker": ["Worker", "WorkerSettings"],
     "holdfast.tools": ["call", "schemas", "step", "tool"],
 }
@@ -141,6 +143,7 @@ __all__ = [
     "RunParked",
     "RunUnknown",
     "RunWasCancelled",
+    "Schedule",
     "Secret",
     "StepFailed",
     "StoreError",
@@ -168,6 +171,7 @@ __all__ = [
     "receive",
     "run",
     "run_id",
+    "schedule",
     "schemas",
     "send",
     "step",

@@ -1,6 +1,7 @@
 """The composition root: where store, agents, clock, workers and clients are joined."""
 
 import asyncio
+import datetime as dt
 import functools
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +22,7 @@ from holdfast.errors import RunParked, UsageError
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.clock import SystemClock, SystemEntropy
 from holdfast.runtime.hosting import RunnerSettings
+from holdfast.runtime.schedules import Schedule, Schedules
 from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
 from holdfast.signed import Notary, Signer
@@ -141,6 +144,7 @@ class App:
         redact: What must not be recorded: a function of a text and the field that it stands under,
             which returns the parts to take out, or a pattern of such parts.
             ``hf.find_credentials`` is a stock one.
+        schedules: What is started by the clock, while somebody works: see ``hf.schedule``.
         clock, entropy: Where time and chance come from.
     """
 
@@ -152,6 +156,7 @@ class App:
         middleware: Sequence[Middleware] = (),
         secrets: Provider | None = None,
         redact: Finder | re.Pattern[str] | None = None,
+        schedules: Iterable[Schedule] = (),
         clock: Clock | None = None,
         entropy: Entropy | None = None,
     ) -> None:
@@ -164,6 +169,11 @@ class App:
         self._store: Store | None = None
         self._middleware = tuple(middleware)
         self.secrets = Secrets(secrets, redact)
+        self._schedules = tuple(schedules)
+        for schedule in self._schedules:
+            spec = agent_spec(schedule.agent)
+            if self.agents.setdefault(spec.uri, spec) is not spec:
+                raise UsageError(f"two agents have one name: {spec.name!r}")
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
 
@@ -217,7 +227,19 @@ class App:
             queues={spec.uri: spec.queue for spec in self.agents.values()},
         )
         about = {"host": socket.gethostname(), "pid": os.getpid()}
-        return Worker(self.agents.values(), shared, settings or WorkerSettings(), about=about)
+        settings = settings or WorkerSettings()
+        worker = Worker(self.agents.values(), shared, settings, about=about)
+        if self._schedules and not settings.only_run:
+            worker.schedules = Schedules(self._schedules, self.store, self._start)
+        return worker
+
+    async def _start(self, schedule: Schedule, run: str, start_at: int) -> None:
+        """Start the run of a schedule's tick, unless somebody has."""
+        spec = agent_spec(schedule.agent)
+        payload = spec.encode_input(schedule.args, schedule.kwargs)
+        when = dt.datetime.fromtimestamp(start_at / 1e6, dt.UTC) if start_at else None
+        place = replace(schedule.place, start_at=when)
+        await self.client.start_encoded(spec, payload, run=run, place=place)
 
     def working(self) -> "Working":
         """Carry on runs for the length of an ``async with`` block."""

@@ -20,8 +20,9 @@ from typing import Any
 
 from holdfast.core.specs import AgentSpec, spec_of
 from holdfast.errors import UsageError
+from holdfast.runtime.schedules import Schedule
 
-__all__ = ["Code", "agents_of", "files_declaring", "load", "load_agent"]
+__all__ = ["Code", "agents_of", "files_declaring", "load", "load_agent", "schedules_of"]
 
 _MAIN_HINT = 'Hint: put what starts runs under `if __name__ == "__main__":`.'
 
@@ -36,6 +37,7 @@ class Code:
     """By name; those it imports from elsewhere included, for they may be called as children."""
     own: tuple[str, ...]
     """The names of those that it declares itself."""
+    schedules: tuple[Schedule, ...] = ()
 
     def agent(self, name: str) -> Callable[..., Any]:
         """Return an agent by its name, or the only one if the name is empty.
@@ -77,7 +79,8 @@ def load(where: str) -> Code:
             agents[spec.name] = value
             if spec.fn.__module__ == module.__name__:
                 own.append(spec.name)
-    return Code(where, agents, tuple(own))
+    schedules = [value for value in vars(module).values() if isinstance(value, Schedule)]
+    return Code(where, agents, tuple(own), tuple(schedules))
 
 
 def load_agent(where: str) -> tuple[Code, Callable[..., Any]]:
@@ -104,6 +107,14 @@ def agents_of(codes: Sequence[Code]) -> list[Callable[..., Any]]:
             if other is not agent:
                 raise UsageError(f"{where} and {code.where} both declare an agent {name!r}")
     return [agent for _, agent in found.values()]
+
+
+def schedules_of(codes: Sequence[Code]) -> list[Schedule]:
+    """Return the schedules of several modules, each once."""
+    found: list[Schedule] = []
+    for code in codes:
+        found += [one for one in code.schedules if not any(one is known for known in found)]
+    return found
 
 
 def files_declaring(agent: str, directory: Path | None = None) -> list[Path]:

@@ -37,8 +37,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("holding:resume_command", "Let what was paused be carried on."),
     "queues": (
         "holding:queues_command",
-        "List queues with their limits; or set the limits of one.",
+        "List queues and limits; or set the limits of one.",
     ),
+    "schedules": ("schedules:schedules_command", "List the schedules in these files."),
     "export": ("moving:export_command", "Write runs to a file, to be imported into another store."),
     "import": ("moving:import_command", "Take in the runs of a file that an export has written."),
     "erase": ("erase:erase_command", "Destroy a subject's key and payloads; the log tells so."),

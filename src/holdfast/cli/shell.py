@@ -35,6 +35,7 @@ from holdfast.errors import (
     StoreRefused,
     UsageError,
 )
+from holdfast.runtime.schedules import Schedule
 
 __all__ = [
     "DIVERGED",
@@ -120,6 +121,7 @@ class Shell:
         *,
         write: bool = False,
         create: bool = False,
+        schedules: Iterable[Schedule] = (),
     ) -> AsyncIterator[App]:
         """Open the store and join it with these agents.
 
@@ -137,7 +139,7 @@ class Shell:
                 " --store or HOLDFAST_STORE names another"
             ) from error
         try:
-            async with App(store, agents, redact=_finder()) as app:
+            async with App(store, agents, redact=_finder(), schedules=schedules) as app:
                 yield app
         finally:
             await store.close()

@@ -10,7 +10,7 @@ from holdfast import __version__
 from holdfast.app import App
 from holdfast.cli.carrying import carry_on, leave_at_once, prints_to_stderr
 from holdfast.cli.listing import each_row
-from holdfast.cli.loading import agents_of, files_declaring, load
+from holdfast.cli.loading import agents_of, files_declaring, load, schedules_of
 from holdfast.cli.shell import DONE, FAILED, Shell, command
 from holdfast.errors import UsageError
 from holdfast.runtime.probes import probes
@@ -70,11 +70,12 @@ async def worker_command(
         codes = [load(file) for file in files]
     for code in codes:
         if not code.agents:
-            raise UsageError(
-                f"{code.where} declares no agent. Hint: put @hf.agent above a function."
-            )
+            hint = "Hint: put @hf.agent above a function."
+            raise UsageError(f"{code.where} declares no agent. {hint}")
     settings = WorkerSettings(lease_s=lease_s, poll_s=min(1.0, lease_s / 3))
-    async with shell.app(agents_of(codes), write=True, create=True) as app:
+    schedules = schedules_of(codes)
+    opened = shell.app(agents_of(codes), write=True, create=True, schedules=schedules)
+    async with opened as app:
         worker = app.worker(settings)
         worker.about = {**worker.about, "version": __version__}
         names = ", ".join(sorted(spec.name for spec in app.agents.values()))

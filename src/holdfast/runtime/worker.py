@@ -18,6 +18,7 @@ from holdfast.errors import Conflict, Fenced, StoreError, UsageError, VaultMissi
 from holdfast.ports import Append, Claim
 from holdfast.runtime.hosting import Ending, RunnerSettings
 from holdfast.runtime.runner import Runner
+from holdfast.runtime.schedules import Schedules
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -61,6 +62,7 @@ class Worker:
     name: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What `holdfast workers` shows of it, besides its agents."""
+    schedules: Schedules | None = None
     endings: dict[str, Ending] = field(default_factory=dict)
     """The last ending of each run that left memory, while ``only_run`` is set."""
     _by_uri: dict[str, AgentSpec] = field(default_factory=dict)
@@ -70,6 +72,8 @@ class Worker:
     _stopped: bool = False
     _lease_ends: float = 0.0
     _lease_ends_at: int = 0
+    _tick: int = 0
+    """When the schedules want to be kept next, -1 for never."""
     _claimed_at: int = 0
     """The time of the last claim, or of the look that found none worth it."""
     _trouble: str = ""
@@ -128,6 +132,7 @@ class Worker:
             self._diverged = await self._find_diverged()
             while not (self._draining and self.idle):
                 await self._heed_pauses()
+                await self._keep_schedules()
                 claimed = await self._claim()
                 if until_idle and not claimed and self.idle and await self._nothing_left():
                     return
@@ -201,6 +206,17 @@ class Worker:
             for row in rows
         )
 
+    async def _keep_schedules(self) -> None:
+        """Create the runs of schedules that are due or next."""
+        if self.schedules is None or not 0 <= self._tick <= self.settings.clock.now():
+            return
+        now = self.settings.clock.now()
+        try:
+            self._tick = await self.schedules.keep(now) or -1
+        except StoreError as error:
+            self._note_trouble(error)
+            self._tick = now + int(self.worker_settings.poll_s * 1e6)
+
     async def _heed_pauses(self) -> None:
         """Give back, at the next step's end, the runs in memory that somebody has paused."""
         try:
@@ -229,6 +245,8 @@ class Worker:
         except StoreError as error:
             self._note_trouble(error)
             wake_at = 0
+        if self._tick > 0:
+            wake_at = min(wake_at or self._tick, self._tick)
         if wake_at:
             due_s = (wake_at - self.settings.clock.now()) / 1e6
             timeout = max(0.001, min(timeout, due_s))
