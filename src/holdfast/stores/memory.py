@@ -36,9 +36,9 @@ from holdfast.ports import (
 )
 from holdfast.stores.fencing import check_place
 from holdfast.stores.lanes import Lane, Ready, Room, choose
-from holdfast.stores.memory_subjects import SubjectsInMemory, without
+from holdfast.stores.memory_subjects import SubjectsInMemory
 from holdfast.stores.memory_tables import UserTables
-from holdfast.stores.subjects import check_open
+from holdfast.stores.subjects import check_open, without
 from holdfast.stores.unsigned import UnsignedLog
 from holdfast.subjects import Subject
 

@@ -1,16 +1,14 @@
 """Subjects of the reference store: the part of ``memory.py`` that an erasure takes."""
 
-from collections.abc import Container, Sequence
-from dataclasses import replace
 from typing import Any
 
 from holdfast.core.events import Event
 from holdfast.core.state import ENDED
 from holdfast.ports import Message, NewRun
-from holdfast.stores.subjects import check_erasable, check_unused, is_of
+from holdfast.stores.subjects import check_erasable, check_unused, is_of, without
 from holdfast.subjects import Erasure, Subject
 
-__all__ = ["SubjectsInMemory", "without"]
+__all__ = ["SubjectsInMemory"]
 
 
 class SubjectsInMemory:
@@ -57,8 +55,3 @@ class SubjectsInMemory:
 
     def _tell(self, *, ready: bool = True) -> None:
         raise NotImplementedError
-
-
-def without(subjects: Container[str], events: Sequence[Event]) -> list[Event]:
-    """Return events without the payloads of these subjects."""
-    return [replace(e, payload=None) if e.sub in subjects else e for e in events]

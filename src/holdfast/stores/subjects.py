@@ -1,12 +1,14 @@
 """What all stores say of subjects: when one may be erased, and what is of it."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 
+from holdfast.core.events import Event
 from holdfast.errors import SubjectErased, UsageError
 from holdfast.stores.vault import is_sealed, sealed_for
 from holdfast.subjects import Subject
 
-__all__ = ["check_erasable", "check_open", "check_unused", "is_of"]
+__all__ = ["check_erasable", "check_open", "check_unused", "is_of", "without"]
 
 _SHOWN_MAX = 5
 
@@ -63,3 +65,8 @@ def check_unused(subject: str, alive: Iterable[tuple[str, str]]) -> None:
             f"subject {subject!r} cannot be erased while runs are alive that need its payloads:"
             f" {shown}{more}. Nothing was changed. Hint: let them end, or holdfast cancel RUN"
         )
+
+
+def without(subjects: Container[str], events: Sequence[Event]) -> list[Event]:
+    """Return events without the payloads of these subjects."""
+    return [replace(e, payload=None) if e.sub in subjects else e for e in events]

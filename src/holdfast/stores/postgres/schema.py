@@ -18,7 +18,7 @@ from holdfast.stores.postgres.link import judge
 
 __all__ = ["CLOCK_OFF_S_MAX", "VERSION", "check_version", "migrate", "prepare"]
 
-VERSION = 2
+VERSION = 3
 SERVER_LEAST = 130_000
 CLOCK_OFF_S_MAX = 60
 

@@ -1,9 +1,10 @@
--- The tables of a store in a PostgreSQL database, as version 2 of the schema has them. They stand in
+-- The tables of a store in a PostgreSQL database, as version 3 of the schema has them. They stand in
 -- a schema of their own, `holdfast`; meta says which version it has. migrations/ leads from each
 -- version to the next, and a test shows that both ways end in the same tables.
 --
 -- Times are µs since the epoch of Unix, 0 for never. `form` says how the payload beside it is kept:
--- 0 as it is, 1 deflated, 2 as the root of a tree of chunks; NULL as payload means there is none.
+-- 0 as it is, 1 deflated, 2 as the root of a tree of chunks, 3 erased; NULL as payload means there is
+-- none (any more). A payload on behalf of a subject is encrypted, with its salt inside.
 -- Names are compared byte by byte, hence COLLATE "C".
 CREATE SCHEMA holdfast;
 
@@ -12,7 +13,7 @@ CREATE TABLE holdfast.meta (
   program text PRIMARY KEY CHECK (program = 'holdfast'),
   version bigint NOT NULL
 );
-INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 2);
+INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 3);
 
 -- run: the row of each run (what its stream folds to), and its lease.
 --
@@ -100,7 +101,7 @@ CREATE UNIQUE INDEX placed_seq ON holdfast.placed (run, seq);
 -- which they became visible: deliveries are made one after the other (an advisory lock). `cause` is
 -- JSON. A message that was consumed keeps its row and loses its payload, which an event holds now;
 -- `taken` is the length of the run's stream after the change that consumed it, NULL while the
--- message is unread.
+-- message is unread, 0 when it was erased unread.
 CREATE TABLE holdfast.inbox (
   n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   run text COLLATE "C" NOT NULL,
@@ -145,6 +146,15 @@ CREATE TABLE holdfast.queue (
   period_us bigint NOT NULL,
   used bigint NOT NULL DEFAULT 0,
   claims bigint NOT NULL DEFAULT 0
+);
+
+-- subject: on whose behalf payloads are kept, by a pseudonymous id. `key` is the subject's data key,
+-- wrapped by a master key that is never in the database; 60 bytes, all 0 once it was destroyed.
+-- `erased` is the run that tells of the erasure, empty while there was none.
+CREATE TABLE holdfast.subject (
+  id text COLLATE "C" PRIMARY KEY,
+  key bytea NOT NULL,
+  erased text COLLATE "C" NOT NULL
 );
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

@@ -418,10 +418,12 @@ SELECT epoch, worker, @FIELDS FROM holdfast.run
 WHERE id >= %s AND id > %s AND starts_with(id, %s) ORDER BY id LIMIT %s""")
 STANDING_BELOW = STANDING.replace("ORDER", "AND id < %s ORDER")
 INBOX = _sql("""
-SELECT @MESSAGE, taken FROM holdfast.inbox WHERE run = %s AND n > %s ORDER BY n LIMIT %s""")
+SELECT @MESSAGE, taken FROM holdfast.inbox
+WHERE run = %s AND n > %s AND form <> 3 ORDER BY n LIMIT %s""")
 STRAYS = """
 SELECT DISTINCT run FROM holdfast.inbox
-WHERE run > %s AND NOT EXISTS (SELECT FROM holdfast.run AS known WHERE known.id = inbox.run)
+WHERE run > %s AND form <> 3
+  AND NOT EXISTS (SELECT FROM holdfast.run AS known WHERE known.id = inbox.run)
 ORDER BY run LIMIT %s"""
 UNREAD = _sql("""
 SELECT @MESSAGE FROM holdfast.inbox WHERE run = %s AND n > %s AND taken IS NULL ORDER BY n""")

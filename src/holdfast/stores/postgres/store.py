@@ -10,14 +10,16 @@ long reads, one that listens, and one for the bodies of ``transactional`` steps.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Literal, Self, TypeVar
 from uuid import uuid4
 
 import psycopg
+from psycopg import AsyncConnection
 
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
@@ -35,7 +37,6 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
-from holdfast.stores.no_subjects import NoSubjects
 from holdfast.stores.postgres import copies, leases, line, queries
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.batch import Batch, Birth, Chain, Post
@@ -53,9 +54,13 @@ from holdfast.stores.postgres.link import (
 from holdfast.stores.postgres.news import News
 from holdfast.stores.postgres.payloads import Fresh
 from holdfast.stores.postgres.schema import migrate, prepare
+from holdfast.stores.postgres.subjects import ADD, KNOWN, LISTED, erase, hold_open, subject_of
 from holdfast.stores.postgres.transaction import Transactor
 from holdfast.stores.postgres.writer import Writer
+from holdfast.stores.subjects import without
 from holdfast.stores.unsigned import UnsignedLog
+from holdfast.stores.vault import WRAPPED_BYTES
+from holdfast.subjects import Erasure, Subject
 
 __all__ = ["PostgresStore"]
 
@@ -66,7 +71,7 @@ PLACE_S = 0.1
 """How long events may stand in their streams without a position, while somebody writes."""
 
 
-class PostgresStore(NoSubjects):
+class PostgresStore:
     """A store in one PostgreSQL database, which many processes share; it is for one event loop."""
 
     def __init__(
@@ -148,7 +153,17 @@ class PostgresStore(NoSubjects):
             await link.close()
 
     async def create(self, new: NewRun, deliver: Sequence[Message] = ()) -> bool:
-        return await self._writing().create(Birth(new, deliver))
+        writer = self._writing()
+        subjects = {event.sub for event in new.events if event.sub}
+        if not subjects:
+            return await writer.create(Birth(new, deliver))
+
+        async def guarded(connection: AsyncConnection) -> bool:
+            async with connection.transaction():
+                await hold_open(connection, [*subjects])
+                return await writer.create(Birth(new, deliver))
+
+        return await self._alone(guarded)
 
     def append(self, change: Append) -> "asyncio.Future[None]":
         return self._writing().append(change)
@@ -300,6 +315,10 @@ class PostgresStore(NoSubjects):
 
     async def receive(self, part: Part) -> None:
         writer = self._writing()
+        subjects = {event.sub for event in part.events if event.sub}
+        known = [await self.subject(subject) for subject in subjects]
+        gone = {subject.id for subject in known if subject and not subject.key}
+        part = replace(part, events=without(gone, part.events)) if gone else part
 
         async def alone() -> None:
             fresh = Fresh()
@@ -311,6 +330,26 @@ class PostgresStore(NoSubjects):
             writer.chunks.committed(fresh)
 
         await writer.alone(part.run, alone)
+
+    async def subject(self, subject: str) -> Subject | None:
+        found = await self._ask(self._near, partial(single, KNOWN, subject))
+        return subject_of(*found[0]) if found else None
+
+    async def subjects(self, *, after: str = "", limit: int) -> list[Subject]:
+        found = await self._ask(self._far, partial(single, LISTED, after, limit))
+        return [subject_of(*row) for row in found]
+
+    async def add_subject(self, subject: Subject) -> Subject:
+        self._writing()
+        values = subject.id, subject.key or bytes(WRAPPED_BYTES), subject.erased
+        found = await self._ask(self._near, partial(single, ADD, *values))
+        return subject_of(*found[0])
+
+    async def erase(self, subject: str, told: NewRun) -> Erasure:
+        self._writing()
+        erasure = await self._alone(lambda connection: erase(connection, subject, told))
+        self._written(ready=True)
+        return erasure
 
     async def close(self) -> None:
         if self._closed:
@@ -354,6 +393,13 @@ class PostgresStore(NoSubjects):
             except psycopg.Error as error:
                 raise meaning(error, self.url) from error
             await asyncio.sleep(min(backoff_s(attempt), max(0.0, deadline - loop.time())))
+
+    async def _alone(self, operation: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Carry out a transaction once: whoever asked finds out what came of it if that is lost."""
+        try:
+            return await self._far.run(operation, time_s=self._patience_s)
+        except (NotSent, Withdrawn, Unknown, psycopg.Error) as error:
+            raise meaning(error, self.url) from error
 
     async def _keep(self, question: Callable[[], Flow[T]], lease_us: int) -> T:
         """Ask for a lease; after a third of it a worker must know that it was not renewed."""

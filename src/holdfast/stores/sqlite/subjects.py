@@ -10,7 +10,6 @@ commit, and whoever opens the file next does it if that was cut off, for ``subje
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import apsw
@@ -19,7 +18,7 @@ from holdfast.core.events import Event
 from holdfast.core.state import ENDED
 from holdfast.ports import Part
 from holdfast.stores.payloads import CHUNKED, ERASED, inflate, load, parse_node, parse_root
-from holdfast.stores.subjects import check_erasable, check_open, check_unused, is_of
+from holdfast.stores.subjects import check_erasable, check_open, check_unused, is_of, without
 from holdfast.stores.vault import WRAPPED_BYTES
 from holdfast.subjects import Erasure, Subject
 
@@ -112,7 +111,7 @@ class Subjects:
         }
         if not gone:
             return part.events
-        return [replace(e, payload=None) if e.sub in gone else e for e in part.events]
+        return without(gone, part.events)
 
     def erase(self, subject: str) -> Erasure:
         """Destroy a subject's key, payloads and unread messages, or raise and change nothing."""
