@@ -36,6 +36,7 @@ class Call:
     """The seq of the event, or the epoch claimed."""
     called: float
     answered: float = 0.0
+    leaf: bytes = b""
 
 
 @dataclass
@@ -54,8 +55,10 @@ class History:
                 continue
             call = Call(run, script.state.seq + 1, time.monotonic())
             self.appends.append(call)
+            change = script.change((ev.StreamEmitted(1), b"1"))
+            call.leaf = change.events[0].leaf
             try:
-                await store.append(script.change((ev.StreamEmitted(1), b"1")))
+                await store.append(change)
                 call.answered = time.monotonic()
             except StoreError:
                 script = None
@@ -94,15 +97,15 @@ async def judge(history, store):
     log = await store.read_log(0, limit=EVERYTHING)
     assert [pos for pos, _ in log] == [*range(1, len(log) + 1)]
     assert log[: len(history.followed)] == history.followed, "a follower saw another log"
-    positions = {(event.run, event.seq): pos for pos, event in log}
+    positions = {event.leaf: pos for pos, event in log}
     for n in range(RUNS):
         events = await store.read(f"r{n}")
         assert check_stream(events) == await store.row(f"r{n}")
         assert [event for _, event in log if event.run == f"r{n}"] == events
     acknowledged = [call for call in history.appends if call.answered]
-    lost = [call for call in acknowledged if (call.run, call.place) not in positions]
+    lost = [call for call in acknowledged if call.leaf not in positions]
     assert not lost, f"{len(lost)} acknowledged events are lost: {lost[:3]}"
-    check_times(acknowledged, lambda call: positions[call.run, call.place])
+    check_times(acknowledged, lambda call: positions[call.leaf])
     for n in range(RUNS):
         check_times([c for c in history.claims if c.run == f"r{n}"], lambda call: call.place)
     return len(acknowledged)

@@ -39,14 +39,12 @@ class PostgresCluster:
 
     def __enter__(self) -> Self:
         first = self.nodes[self.primary]
-        first.settings |= {"synchronous_standby_names": ""}  # nobody could acknowledge yet
+        demanded = first.settings["synchronous_standby_names"]
+        first.settings["synchronous_standby_names"] = ""  # nobody could acknowledge yet
         first.start()
         for name in self.names[1:]:
             self._build(name)
-        first.execute(
-            f"ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({', '.join(self.names)})'"
-        )
-        del first.settings["synchronous_standby_names"]
+        first.settings["synchronous_standby_names"] = demanded
         first.stop()
         first.start()
         return self
@@ -74,7 +72,9 @@ class PostgresCluster:
 
     def fail_over(self) -> None:
         """Promote the standby that has most, once the primary is dead; the other one follows it."""
-        received = "SELECT pg_last_wal_receive_lsn() - '0/0'::pg_lsn"
+        received = (
+            "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
+        )
         standbys = [name for name in self.names if name != self.primary]
         most = max(standbys, key=lambda name: self.nodes[name].execute(received)[0][0])
         self.nodes[most].execute("SELECT pg_promote(true, 60)")
