@@ -8,6 +8,7 @@ from holdfast.core.events import DEFAULT_QUEUE
 from holdfast.core.machine import current_or_none
 from holdfast.core.specs import AgentSpec, tools_of
 from holdfast.errors import UsageError
+from holdfast.runtime import sleeping
 from holdfast.runtime.context import warn_outside_run
 
 __all__ = ["agent"]
@@ -48,6 +49,7 @@ def agent(
     def decorate(function: Any) -> Any:
         if not callable(function) or isinstance(function, type):
             raise UsageError(f"@agent wants a function, not {function!r}")
+        sleeping.install()
         spec = AgentSpec(name or function.__name__, function, tools_of(tools), queue)
         wrapper = _async_wrapper(spec) if spec.is_async else _sync_wrapper(spec)
         wrapper.__holdfast__ = spec

@@ -488,3 +488,16 @@ def test_what_the_parser_cannot_take_is_a_finding(source: str) -> None:
 def test_names_that_stand_for_each_other_come_to_an_end() -> None:
     (source,) = agents_of("x = x.y; y = z(); z = y(); x(); y(); z()").values()
     assert lint_source(source, "a.py") == []
+
+
+def test_a_sync_agent_may_sleep():
+    said = """
+import time as t
+import holdfast as hf
+
+@hf.agent
+{} chat():
+    t.sleep(30 * 86400)
+"""
+    assert [f.rule for f in lint_source(said.format("async def"), "a.py")] == ["blocking-sleep"]
+    assert not lint_source(said.format("def"), "a.py")

@@ -83,18 +83,27 @@ def test_a_completion_is_one_step_and_is_replayed_with_the_server_gone(
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("kind", ["async", "sync"])
 def test_a_rate_limit_is_an_outcome_and_the_client_waits_on_a_durable_timer(
-    provider, http, replay, library
+    provider, http, replay, library, kind
 ):
     provider.answers = [http.refuse(429, {"retry-after": "0.3"}), http.say("at last")]
 
-    @hf.agent
-    async def chat(text: str) -> str:
+    @hf.agent(name="chat")
+    async def async_chat(text: str) -> str:
         model = provider.model(library)
         messages = [{"role": "user", "content": text}]
         answer = await model.chat.completions.create(model="m", messages=messages)
         return answer.choices[0].message.content
 
+    @hf.agent(name="chat")
+    def sync_chat(text: str) -> str:
+        model = provider.sync_model(library)
+        messages = [{"role": "user", "content": text}]
+        answer = model.chat.completions.create(model="m", messages=messages)
+        return answer.choices[0].message.content
+
+    chat = async_chat if kind == "async" else sync_chat
     result, events = go(chat, "hi")
     assert result == "at last"
     refused, answered = of_type(events, ev.StepFinished)

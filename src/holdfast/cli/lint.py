@@ -268,6 +268,8 @@ class _Reader:
                     if (helper := self._function(node, scope)) and helper not in self._marks:
                         reached.append(helper)
                     for place, rule, what in self._node_faults(node, scope, top):
+                        if rule == "blocking-sleep" and isinstance(agent, ast.FunctionDef):
+                            continue  # a sync agent has no other, and it is a durable timer
                         yield place, rule, f"{what} {via} agent {reached[0].name!r}"
 
     def _walk(self, nodes: Iterable[ast.AST], scope: _Scope) -> Iterator[tuple[ast.AST, _Scope]]:

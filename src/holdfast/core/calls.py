@@ -40,7 +40,7 @@ class Call:
     def __init__(self, key: str, kind: str, effect: str = "read") -> None:
         self.key = key
         self.kind = kind
-        """``step``, ``message`` or ``child``."""
+        """``step``, ``message``, ``child``, or ``timer`` for sync code that sleeps."""
         self.effect = effect
         self.spec: StepSpec | None = None
         self.args = b""

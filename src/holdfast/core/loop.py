@@ -68,8 +68,10 @@ class _Handle(asyncio.Handle):
 
 
 class _Timer(asyncio.TimerHandle):
-    __slots__ = ("key",)
+    __slots__ = ("alarm", "key")
     key: TimerKey
+    alarm: bool
+    """Whether its callback runs when it is fired, and not in its turn."""
 
 
 class _Task(asyncio.Task[Any]):
@@ -165,8 +167,18 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         handle = self._timers.pop(TimerKey(*key), None)
         if handle is None:
             return False
-        self._ready.append(handle)
+        if handle.alarm:
+            handle._run()  # noqa: SLF001 - what asyncio's own loops call
+        else:
+            self._ready.append(handle)
         return True
+
+    def set_alarm(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Set a timer that does not wait for callbacks: sync code may be holding them up."""
+        handle = self.call_later(delay, callback)
+        assert isinstance(handle, _Timer)
+        handle.alarm = True
+        return handle
 
     def in_its_thread(self) -> bool:
         """Tell whether the caller runs in the thread that the turn runs in."""
@@ -232,6 +244,7 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
     ) -> asyncio.TimerHandle:
         when = min(TIME_MAX_S, when)
         handle = _Timer(when, callback, args, self, context)
+        handle.alarm = False
         if when <= self._time:
             handle.key = TimerKey(0, 0)
             self._ready.append(handle)
