@@ -384,8 +384,10 @@ def the_end_of_a_child_is_not_told_by_a_second_worker(patch):
 def an_event_has_no_cause(patch):
     record = Appender.record
 
-    def orphan(self, body, payload=None, cause=()):
-        return record(self, body, payload, () if isinstance(body, ev.StepFinished) else cause)
+    def orphan(self, body, payload=None, cause=(), *rest):
+        return record(
+            self, body, payload, () if isinstance(body, ev.StepFinished) else cause, *rest
+        )
 
     patch.setattr(Appender, "record", orphan)
 
