@@ -24,6 +24,7 @@ QUESTIONS = (
     "recovery",
     "replay",
     "start",
+    "where",
 )
 
 

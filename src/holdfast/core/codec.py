@@ -13,7 +13,6 @@ import json
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from holdfast.core.limits import PAYLOAD_BYTES_MAX
@@ -178,8 +177,11 @@ class Codec:
         so for plain types a strict check stands in for it; what it does not pass is judged anew.
         """
         if self._is_plain:
-            with suppress(ValueError, RecursionError):
+            try:
                 self._check(value, strict=True)
+            except (ValueError, RecursionError):
+                pass
+            else:
                 return self._write(value, by_alias=True)
         return self._write(value, warnings="error", by_alias=True)
 
