@@ -94,7 +94,6 @@ class Runner:
         if row.state_seq:
             finished = await store.read(self.run, after=row.state_seq - 1, until=row.state_seq)
             self._state = _part(finished[0].payload, "state")
-        unread = await store.unread(self.run)
         paged, turn_events = None, list[Event]()
         if is_long(row) and not created.sealed:
             new, stopped = self._make_machine, lambda: self._closing
@@ -106,6 +105,7 @@ class Runner:
         else:
             turn_events = await read_turn(store, row, created)
             state = restore(row, turn_events, created.sub)
+        unread = await store.unread(self.run)
         self.log = Appender(
             store,
             state,
