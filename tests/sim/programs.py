@@ -951,3 +951,65 @@ def cancelled_plain() -> Program:
         "RunWasCancelled: run 'counter' was cancelled",
     ]
     return Program("cancelled_plain", [parent, child, counter], world, script, expects=expects)
+
+
+@program
+def in_line() -> Program:
+    """Two runs in a queue with room for one, their children in there too; one begins late."""
+    world = World()
+
+    @hf.tool(effect="idempotent")
+    async def ship(order: str) -> int:
+        return world.act("ship", order)
+
+    @hf.agent(queue="line")
+    async def part(order: str) -> int:
+        return await ship(order)
+
+    @hf.agent(queue="line")
+    async def whole(order: str) -> list[int]:
+        first = await ship(order)
+        return [first, await part(f"{order}'s part")]
+
+    async def script(client: hf.Client) -> object:
+        await client.limit("line", concurrency=1, per_key=1)
+        places = {
+            "a": hf.Place(key="ann"),
+            "late": hf.Place(delay_s=6),
+        }
+        for run, place in places.items():
+            await client.start(whole, run, id=run, place=place)
+        return [await end(client, run) for run in places]
+
+    world.honours = frozenset({"ship"})
+    return Program("in_line", [part, whole], world, script, expects=[[1, 1]] * 2)
+
+
+@program
+def held_back() -> Program:
+    """A run is paused while it acts, and its queue once it waits; both are resumed."""
+    world = World()
+
+    @hf.tool(effect="once", reconcile=lambda n: world.find("pay", n) or hf.NOT_DONE)
+    async def pay(n: int) -> int:
+        return world.act("pay", n)
+
+    @hf.agent(queue="desk")
+    async def cashier() -> object:
+        first = await pay(1)
+        note = await hf.receive("note", str)
+        return [first, await pay(2), note]
+
+    async def script(client: hf.Client) -> object:
+        await client.start(cashier, id="cashier")
+        await client.pause(run="cashier", by="ann")
+        await asyncio.sleep(5)
+        await client.resume(run="cashier")
+        await until(client, "cashier", "waiting")
+        await client.pause(queue="desk", by="bob")
+        await client.message("cashier", "go on", topic="note", id="note")
+        await asyncio.sleep(5)
+        await client.resume(queue="desk")
+        return await end(client, "cashier")
+
+    return Program("held_back", [cashier], world, script, expects=[1, 1, "go on"])

@@ -39,7 +39,12 @@ def seen_by(*tests: str, walk: bool = False) -> Callable[[type[MemoryStore]], ty
 # Leases.
 
 
-@seen_by("a_zombie_writes_nothing", "epochs_outlive_the_process", walk=True)
+@seen_by(
+    "a_zombie_writes_nothing",
+    "an_epoch_that_nobody_was_given_writes_nothing",
+    "epochs_outlive_the_process",
+    walk=True,
+)
 class NoFence(MemoryStore):
     def _check(self, run, epoch, expected_seq):
         epoch = self._runs[run].epoch if run in self._runs else epoch
