@@ -28,6 +28,7 @@ from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.runner import Runner
 from holdfast.runtime.steps import Steps
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.memory_tables import UserTables
 from holdfast.stores.sqlite.writer import Writer
 from holdfast.testing.chaos import chaos
 from holdfast.testing.crashes import BrokenPromise, everywhere, once_at
@@ -170,7 +171,7 @@ def a_message_is_delivered_before_the_event_that_sends_it_is_durable(patch):
 
 @defect("transactions", "kill", "is not")
 def a_transaction_is_kept_although_its_outcome_is_not(patch):
-    transaction = MemoryStore._transaction
+    transaction = UserTables.transaction
 
     @contextmanager
     def keeping(self):
@@ -178,11 +179,11 @@ def a_transaction_is_kept_although_its_outcome_is_not(patch):
             try:
                 yield given
             finally:
-                self._tables.set_authorizer(None)
-                self._tables.execute("COMMIT")
-                self._tables.execute("BEGIN")
+                given._tables.set_authorizer(None)
+                given._tables.execute("COMMIT")
+                given._tables.execute("BEGIN")
 
-    patch.setattr(MemoryStore, "_transaction", keeping)
+    patch.setattr(UserTables, "transaction", keeping)
 
 
 # Fold and replay
@@ -264,7 +265,7 @@ def another_worker_uses_another_idempotency_key(patch):
 
     def keyed(self, call):
         found = context(self, call)
-        found.idempotency_key += f"-{self._runner.log.epoch}"
+        found.seed = f"{found.seed}-{self._runner.log.epoch}"
         return found
 
     patch.setattr(Steps, "_context", keyed)
@@ -276,7 +277,7 @@ def another_attempt_uses_another_idempotency_key(patch):
 
     def keyed(self, call):
         found = context(self, call)
-        found.idempotency_key += f"-{found.attempt}"
+        found.seed = f"{found.seed}-{found.attempt}"
         return found
 
     patch.setattr(Steps, "_context", keyed)
