@@ -28,12 +28,12 @@ from report import page, write
 QUESTIONS = {
     "start": start.measure,
     "replay": replay.measure,
-    "conversation": conversation.measure,
     "canonical": canonical.measure,
     "recovery": recovery.measure,
     "parked": parked.measure,
     "finished": finished.measure,
     "proof": proof.measure,
+    "conversation": conversation.measure,
 }
 QUICK = ("start", "replay", "conversation", "canonical", "recovery")
 QUICK_CONTESTANTS = "holdfast,floor SQLite"
@@ -51,14 +51,21 @@ def main() -> None:
     options = parser.parse_args()
     only = options.only or (QUICK_CONTESTANTS if options.quick else "")
     command = "make bench-quick" if options.quick else "make bench"
-    begun, load = time.monotonic(), [round(value, 2) for value in os.getloadavg()]
-    answers: dict[str, Any] = {}
-    failed: list[tuple[str, str]] = []
+    begun = time.monotonic()
     with place() as here:
+        sitting: dict[str, Any] = {
+            "command": command,
+            "when": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
+            "rounds": options.rounds,
+            "load": [round(value, 2) for value in os.getloadavg()],
+            "note": options.note,
+            "answers": {},
+            "failed": [],
+        }
         for name in QUICK if options.quick else QUESTIONS:
             asked = time.monotonic()
             try:
-                answers[name] = QUESTIONS[name](
+                sitting["answers"][name] = QUESTIONS[name](
                     here,
                     rounds=options.rounds,
                     small=options.small,
@@ -67,24 +74,14 @@ def main() -> None:
                 )
             except Exception as error:  # noqa: BLE001 - one question's failure is a row, not the end
                 traceback.print_exc()
-                failed.append((name, f"{type(error).__name__}: {error}"))
+                sitting["failed"].append((name, f"{type(error).__name__}: {error}"))
             print(f"{name}: {time.monotonic() - asked:.0f} s", file=sys.stderr, flush=True)
-        facts = machine(here)
-    sitting = {
-        "command": command,
-        "when": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
-        "minutes": (time.monotonic() - begun) / 60,
-        "rounds": options.rounds,
-        "load": load,
-        "note": options.note,
-        "machine": facts,
-        "answers": answers,
-        "failed": failed,
-    }
+            sitting["machine"] = machine(here)
+            sitting["minutes"] = (time.monotonic() - begun) / 60
+            if options.write:  # after each question: a sitting cut short has what it measured
+                write(ROOT / "docs" / "benchmarks.md", sitting)
     print(page(sitting))
-    if options.write:
-        write(ROOT / "docs" / "benchmarks.md", sitting)
-    if failed:
+    if sitting["failed"]:
         sys.exit(1)
 
 

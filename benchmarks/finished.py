@@ -1,11 +1,11 @@
 """What does a million finished runs cost? To look at, to claim among, to append behind.
 
 Method: 1,000,000 runs that made one effect and succeeded are put into a store, five real events
-each, through the store's own ``create``, many to a commit. Then the commands ``ls``, ``show`` and
-``why`` are called in this process as the command line calls them (opening the store included, the
-imports not); a new run is claimed; ``ls --json`` is read line by line from a process of its own,
-whose peak memory is read after some lines and after many. Appends: 100 runs x 10 effects on this
-store and on an empty one, by turns.
+each, through the store's own ``create``, many to a commit; such a store is kept in build/. Then
+the commands ``ls``, ``show`` and ``why`` are called in this process as the command line calls them
+(opening the store included, the imports not); a new run is claimed; ``ls --json`` is read line by
+line from a process of its own, whose peak memory is read after some lines and after many. Appends:
+100 runs x 10 effects on this store and on an empty one, by turns.
 
     python benchmarks/finished.py [--rounds N] [--small]
 """
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import importlib
 import io
+import json
 import subprocess
 import sys
 import time
@@ -23,13 +24,14 @@ from typing import Any
 import typer
 from built import build, finished_run
 from contestants.job import PLAIN, RESULT
-from harness import Figure, Place, main
+from harness import ROOT, Figure, Place, main
 
 import holdfast as hf
 
 __all__ = ["measure"]
 
 COUNT, SMALL = 1_000_000, 200
+KEPT = ROOT / "build" / "bench" / "finished"
 LINES, SMALL_LINES = (2_000, 40_000), (10, 100)
 WORK = (100, 10)
 LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,14 +64,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return the figures of the large store, and of appends the ratio to an empty one."""
     count = SMALL if small else COUNT
-    path = here.new("finished") / "ours.db"
-    begun, at = time.perf_counter(), time.time()
-    runs = (
-        finished_run(f"f{n}x", "effects", PLAIN.encode(), at - (count - n) / 1e3)
-        for n in range(count)
-    )
-    asyncio.run(build(path, runs))
-    built_s = time.perf_counter() - begun
+    path, built_s = _built(here.new("finished") if small else KEPT, count)
+    sitting = f"{time.time():.0f}."
     names = (*LOOKS, *(f"{name}, CPU" for name in LOOKS), "claim", "worker start")
     figures = {name: Figure("ms") for name in names}
     appended = {name: Figure("ms/step") for name in ("append", "append, empty store")}
@@ -78,10 +74,11 @@ def measure(
         taken: dict[str, float] = {}
         for name, (where, facts) in LOOKS.items():
             taken[name], taken[f"{name}, CPU"] = _look(path, where, facts, count)
-        taken["claim"] = asyncio.run(_claim(path, f"new{number}"))
-        taken["worker start"] = asyncio.run(_worker_start(path, f"first{number}"))
-        large = asyncio.run(_append(path, number, small=small))
-        empty = asyncio.run(_append(here.new("empty") / "ours.db", number, small=small))
+        name = f"{sitting}{number}"
+        taken["claim"] = asyncio.run(_claim(path, f"new{name}"))
+        taken["worker start"] = asyncio.run(_worker_start(path, f"first{name}"))
+        large = asyncio.run(_append(path, name, small=small))
+        empty = asyncio.run(_append(here.new("empty") / "ours.db", name, small=small))
         if number < 0:
             continue
         for name, value in taken.items():
@@ -99,22 +96,44 @@ def measure(
     }
 
 
+def _built(directory: Path, count: int) -> tuple[Path, float]:
+    """Return a store of so many finished runs, and the seconds that it took to build.
+
+    The large one takes minutes, so it is kept for the next sitting, in build/ with all that can be
+    made again; the note beside it is written when it is whole.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path, note = directory / "ours.db", directory / f"built-{count}.json"
+    if not note.exists():
+        for old in directory.iterdir():
+            old.unlink()
+        begun, at = time.perf_counter(), time.time()
+        runs = (
+            finished_run(f"f{n}x", "effects", PLAIN.encode(), at - (count - n) / 1e3)
+            for n in range(count)
+        )
+        asyncio.run(build(path, runs))
+        note.write_text(json.dumps(time.perf_counter() - begun))
+    asyncio.run(build(path, ()))  # opened for writing once, it is of today's format
+    return path, json.loads(note.read_text())
+
+
 def _look(path: Path, where: str, facts: dict[str, Any], count: int) -> tuple[float, float]:
     """Return the ms that a command takes, of time and of CPU."""
     module, _, name = where.partition(":")
     call = getattr(importlib.import_module(f"holdfast.cli.{module}"), name)
     options = {key: text.format(middle=count // 2) for key, text in facts.items()}
-    said = io.StringIO()
+    said, trouble = io.StringIO(), io.StringIO()
     begun, cpu = time.perf_counter(), time.process_time()
     with (
         contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stderr(trouble),
         contextlib.suppress(typer.Exit),
     ):
         call(store=str(path), as_json=False, debug=False, **options)
     taken_ms = (time.perf_counter() - begun) * 1000
     cpu_ms = (time.process_time() - cpu) * 1000
-    assert said.getvalue().strip(), f"{name} said nothing"
+    assert said.getvalue().strip(), f"{name} said nothing but {trouble.getvalue()!r}"
     return taken_ms, cpu_ms
 
 
@@ -145,7 +164,7 @@ async def _worker_start(path: Path, run: str) -> float:
     return (BEGAN[0] - begun) * 1000
 
 
-async def _append(path: Path, number: int, *, small: bool) -> float:
+async def _append(path: Path, number: str, *, small: bool) -> float:
     """Return the ms a step that effects take."""
     runs, steps = (2, 2) if small else WORK
     async with hf.App(path, agents=[effects]) as app:
