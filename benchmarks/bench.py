@@ -32,8 +32,8 @@ QUESTIONS = {
     "recovery": recovery.measure,
     "parked": parked.measure,
     "finished": finished.measure,
-    "proof": proof.measure,
     "conversation": conversation.measure,
+    "proof": proof.measure,
 }
 QUICK = ("start", "replay", "conversation", "canonical", "recovery")
 QUICK_CONTESTANTS = "holdfast,floor SQLite"

@@ -34,7 +34,7 @@ SHAPES = ((1, 1000), (200, 20), (2000, 5))
 SMALL = ((1, 10), (5, 4))
 SHARE = {(1, 1000): (1, 200), (200, 20): (25, 20), (2000, 5): (100, 5)}
 """What the slow are given instead."""
-SYNCED = (50, 10)
+SYNCED = (20, 10)
 ONES = 20
 BUDGET_S, BUDGET_QUICK_S = 480, 60
 """A machine too busy for all rounds within this time gets fewer; the figures say how many."""

@@ -50,6 +50,8 @@ def _row(
     unit = f" {figure['unit']}" if figure["unit"] else ""
     met = value <= most if most is not None else least is not None and value >= least
     spread = f"{figure['low']:,.{digits}f} to {figure['high']:,.{digits}f}"
+    if figure.get("rounds") == 1:
+        spread = "one round"
     return Goal(number, what, limit + unit, f"{value:,.{digits}f}{unit}", spread, command, met)
 
 
@@ -72,7 +74,11 @@ def _speed(answers: dict[str, Any]) -> Iterator[Goal]:
     p50 = _get(ours, "1 x 1000", "p50")
     floor = _get(facts, "contestants", FLOOR, "1 x 1000", "p50")
     if p50 and floor:
-        p50 = {key: p50[key] / floor["median"] for key in ("median", "low", "high")} | {"unit": ""}
+        p50 = (
+            p50
+            | {key: p50[key] / floor["median"] for key in ("median", "low", "high")}
+            | {"unit": ""}
+        )
     what = "1 x 1000, an effect's p50 x a floor commit's"
     yield _row(2, what, p50 if floor else None, command, most=1.4, digits=2)
     reads = _get(ours, "1 x 1000 reads", "rate")
@@ -159,8 +165,8 @@ def _number(figure: dict[str, Any] | None, digits: int = 0) -> str:
 
 
 def _spread(figure: dict[str, Any] | None, digits: int = 0) -> str:
-    if figure is None:
-        return "-"
+    if figure is None or figure.get("rounds") == 1:
+        return _number(figure, digits)
     low, high = (f"{figure[key]:,.{digits}f}" for key in ("low", "high"))
     return f"{_number(figure, digits)} ({low} to {high})"
 
@@ -193,7 +199,8 @@ def _machine(sitting: dict[str, Any]) -> str:
     load = ", ".join(map(str, sitting["load"]))
     sentences = [
         f"Measured by `{sitting['command']}` in {sitting['minutes']:.1f} minutes",
-        f"at {sitting['when']}, {sitting['rounds']} rounds.",
+        f"at {sitting['when']}, {sitting['rounds']} rounds where nothing else is said.",
+        _rounds_made(sitting),
         f"{facts['machine']}, {facts['system']}, {facts['file system']}, Python {facts['python']},",
         f"SQLite {facts['sqlite']}, PostgreSQL {facts['postgres']}, holdfast {facts['holdfast']}.",
         f"Peers: {peers}. Syncing: {facts['fsync']}.",
@@ -201,6 +208,14 @@ def _machine(sitting: dict[str, Any]) -> str:
         sitting["note"],
     ]
     return " ".join(filter(None, sentences))
+
+
+def _rounds_made(sitting: dict[str, Any]) -> str:
+    """Say how many rounds the steps were given, where the machine was too busy for all of them."""
+    rate = _get(sitting["answers"], "canonical", "contestants", OURS, "200 x 20", "rate", "rounds")
+    if rate is None or rate == sitting["rounds"]:
+        return ""
+    return f"The machine was too busy for more than {rate} of the steps of everybody."
 
 
 def _contestants(answers: dict[str, Any]) -> Iterator[str]:
@@ -239,7 +254,7 @@ def _contestants(answers: dict[str, Any]) -> Iterator[str]:
         rows.append([name, *cells, _number(alone, 2), _number(among, 2)])
     if rows:
         heads = ["", "p50 at 1 x 1000, ms", "CPU µs/step at 200 x 20", "the same, starts included"]
-        heads += ["bytes/step", "syncs/step at 1 x 100", "syncs/step at 50 x 10"]
+        heads += ["bytes/step", "syncs/step at 1 x 100", "syncs/step at 20 x 10"]
         yield _table(heads, rows)
 
 

@@ -7,8 +7,8 @@ read back from the store afterwards.
 
 import asyncio
 import gc
-import resource
 import time
+from pathlib import Path
 from typing import Any
 
 from job import RESULT, Job, Meter, digest, say, stop_here
@@ -19,18 +19,24 @@ LEASE_S = 1.0
 """What a lease lasts in ``recover``; on PostgreSQL a dead worker's runs wait that long."""
 TIMES: list[float] = []
 """When each step's body began, in a job of one run."""
-RESIDENT_KB = 0
+PEAK_KB = 0
 """What the process needed before it opened the store, at most."""
 STOP_AT = 0
 """The number of the step in whose body the process is killed."""
+
+
+def _peak_kb() -> int:
+    """Return the most this program had in memory; rusage would count its parent's before exec."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def _begun(n: int) -> None:
     if JOB.runs == 1:
         TIMES.append(time.perf_counter())
     if STOP_AT and n == STOP_AT:
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - RESIDENT_KB
-        stop_here({"steps": n, "grown_mb": grown / 1024})
+        stop_here({"steps": n, "grown_mb": (_peak_kb() - PEAK_KB) / 1024})
 
 
 @hf.step(effect="idempotent")
@@ -112,6 +118,6 @@ async def _main() -> None:
 
 if __name__ == "__main__":
     JOB = Job.given()
-    RESIDENT_KB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    PEAK_KB = _peak_kb()
     STOP_AT = JOB.steps if JOB.work in ("record", "recover") else 0
     asyncio.run(_main())

@@ -69,6 +69,13 @@ def test_a_goal_is_met_by_its_median(bench, median, met):
     assert row.spread == "1 to 99"
 
 
+def test_one_round_is_not_called_a_spread(bench):
+    slots = {"200 x 20": {"CPU": figure(50.0, 50.0, 50.0, "µs/step") | {"rounds": 1}}}
+    answers = {"canonical": {"contestants": {"holdfast SQLite": slots}}}
+    (row,) = [row for row in bench("report").goals(answers) if row.number == 3]
+    assert row.spread == "one round"
+
+
 def sitting(**answers):
     machine = {"peers": {"dbos": "3.4.0"}, "machine": "2 x CPU", "system": "Linux"}
     machine |= dict.fromkeys(("file system", "python", "sqlite", "postgres", "holdfast"), "?")
