@@ -236,7 +236,9 @@ def ask(
     try:
         said, trouble = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{contestant.name}: no answer after {timeout_s} s to {facts}") from None
+        raise RuntimeError(
+            f"{contestant.name}: no answer to {job['work']!r} after {timeout_s} s"
+        ) from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # whatever it has left behind
@@ -244,7 +246,7 @@ def ask(
     lines = [line for line in said.splitlines() if line.startswith("{")]
     if not lines:
         last = trouble.strip().splitlines()[-1:] or ["nothing"]
-        raise RuntimeError(f"{contestant.name}: said {last[0]!r} to {facts}")
+        raise RuntimeError(f"{contestant.name}: said {last[0]!r} to {job['work']!r}")
     return {**json.loads(lines[-1]), "took_s": time.time() - began, "began": began}
 
 
