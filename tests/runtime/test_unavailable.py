@@ -1,7 +1,7 @@
 """A store that cannot write for a while costs time, not runs.
 
 Goal: a run whose append failed is taken up again by the same worker once the store is back, and a
-script that advances one run is told. Method: a memory store that refuses some appends.
+script that advances one run is told. Method: a memory store that refuses some appends, or a read.
 """
 
 import asyncio
@@ -66,3 +66,43 @@ def test_a_script_is_told_and_may_try_again():
             assert await app.run(job, 1, id="r") == 3
 
     asyncio.run(main())
+
+
+class Unreadable(MemoryStore):
+    """Refuses one read of a stream, once told to."""
+
+    refuses = False
+
+    async def read(self, run: str, *, after: int = 0, until: int = 0, limit: int = 0):
+        if self.refuses:
+            self.refuses = False
+            raise StoreUnavailable("the disk does not answer")
+        return await super().read(run, after=after, until=until, limit=limit)
+
+
+def test_a_cut_stream_is_made_again_although_the_store_could_not_be_read_just_then():
+    store, cuts = Unreadable(), []
+
+    @hf.step(retry=hf.Retry(attempts=3, base_s=0.001, cap_s=0.001))
+    async def tokens():
+        yield "a"
+        if not cuts:
+            cuts.append(1)
+            store.refuses = True
+            raise ConnectionError("cut")
+        yield "b"
+
+    @hf.agent
+    async def speaker() -> str:
+        return "".join([token async for token in tokens()])
+
+    async def main() -> None:
+        async with hf.App(store, agents=[speaker]) as app:
+            await app.client.start(speaker, id="r")
+            worker = app.worker(hf.WorkerSettings(poll_s=0.01), linger_s=0)
+            await worker.run(until_idle=True)
+            assert await app.client.result("r") == "ab"
+
+    asyncio.run(main())
+    assert cuts
+    assert not store.refuses

@@ -325,8 +325,9 @@ class Steps:
     ) -> None:
         """Make a cut attempt again as if it had never been, if the agent has not acted on it."""
         runner, step = self._runner, self._open(key)
-        if task.cancelled() or task.exception() is not None:
-            return  # the store is gone, and the run with it
+        if unread := asyncio.CancelledError() if task.cancelled() else task.exception():
+            runner.lost(unread)  # whoever takes the run up next makes the attempt again
+            return
         turn_events = task.result()
         if turn_events[-1].seq != runner.log.state.seq:
             self._spawn(key, self._read_turn(), lambda k, t: self._stream_failed(k, t, error))
@@ -345,8 +346,7 @@ class Steps:
         """Run a body inside the log's transaction; the run takes in nothing else meanwhile."""
         assert call.spec is not None
         runner, spec, context = self._runner, call.spec, self._context(call)
-        log = runner.log
-        step = self._open(call.key)
+        log, step = runner.log, self._open(call.key)
         written: list[Event] = []
 
         def body(transaction: Transaction) -> Append:
