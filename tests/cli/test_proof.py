@@ -69,6 +69,8 @@ def test_a_log_that_nobody_signed_is_not_verified(cli):
     said = cli("verify")
     assert said.code == 1
     assert "the log is not signed" in said.out
+    assert "key new" in said.out
+    assert "NOT what was signed" not in said.out
     assert cli("checkpoint").code == 2
     assert "key new" in cli("checkpoint").err
     assert cli("key", "show").code == 1

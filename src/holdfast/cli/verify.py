@@ -172,7 +172,8 @@ def _show(shell: Shell, report: Report, *, kept: bool) -> None:
         shell.show(Text(clean(str(finding)), "red"))
     counts = f"{report.events} events of {report.runs} runs"
     if not report.ok:
-        shell.show(f"{report.name}: NOT what was signed ({counts} read)")
+        verdict = "NOT what was signed" if report.keys else "NOT verified"
+        shell.show(f"{report.name}: {verdict} ({counts} read)")
         return
     head = report.checkpoint
     assert head is not None

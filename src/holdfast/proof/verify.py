@@ -96,7 +96,8 @@ class _Verification:
             self.report.keys.append(text)
         if not self.keys:
             if not self.report.findings:
-                self.find("key", "the log is not signed: nothing shows what it was")
+                what = "the log is not signed: nothing shows what it was. Hint: holdfast key new"
+                self.find("key", what)
         elif self.trust and self.trust.logs:
             self.report.trusted = any(key in self.trust.logs for key, _ in self.keys)
             if not self.report.trusted:
