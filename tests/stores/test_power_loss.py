@@ -419,7 +419,8 @@ def test_weaker_syncs_lose_what_was_acknowledged(mode: str, tmp_path: Path, monk
 
     async def main():
         disk, deeds = await recorded(tmp_path / "a", one_by_one)
-        with pytest.raises(AssertionError, match="acknowledged and missing"):
+        # Without any sync the log of the file's creation comes back, and undoes all behind it.
+        with pytest.raises(AssertionError, match=r"acknowledged and missing|was cut off"):
             await survive_all(disk, deeds, tmp_path / "b", range(3))
 
     run(main())
@@ -444,13 +445,19 @@ def test_a_disk_that_only_says_that_it_has_synced_is_noticed(lie: str, tmp_path:
 
 
 def test_an_answer_before_the_commit_is_noticed(tmp_path: Path, monkeypatch):
-    def early(self, group):
-        self._connection.execute("BEGIN IMMEDIATE")
-        answers = [job.operation(*job.arguments) for job in group]
-        self._loop.call_soon_threadsafe(self._settle, group, answers)
-        self._connection.execute("COMMIT")
+    settle = Writer._settle  # noqa: SLF001 - to call it too early
 
-    monkeypatch.setattr(Writer, "_finish", lambda self, group: group and early(self, group))
+    def early(self, batch, answers):
+        self._loop.call_soon_threadsafe(settle, self, batch, answers)
+        self._connection.execute("COMMIT")
+        return answers
+
+    def unless_told(self, batch, answers):
+        if not all(job.answer.done() for job in batch):
+            settle(self, batch, answers)
+
+    monkeypatch.setattr(Writer, "_commit_run", early)
+    monkeypatch.setattr(Writer, "_settle", unless_told)
 
     async def main():
         disk, deeds = await recorded(tmp_path / "a", in_groups)

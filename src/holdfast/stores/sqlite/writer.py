@@ -69,24 +69,23 @@ class Answer:
     callback of the loop.
     """
 
-    __slots__ = ("_callback", "_come", "_done")
+    __slots__ = ("_callbacks", "_come", "_done")
 
     def __init__(self) -> None:
         self._done = False
         self._come: Any = None
         """The value, or the error."""
-        self._callback: Callable[[Answer], object] | None = None
+        self._callbacks: tuple[Callable[[Answer], object], ...] = ()
 
     def done(self) -> bool:
         return self._done
 
     def add_done_callback(self, callback: Callable[["Answer"], object]) -> None:
-        """Have one callback called, in the loop; later if the answer is there already."""
+        """Have a callback called, in the loop; later if the answer is there already."""
         if self._done:
             asyncio.get_running_loop().call_soon(callback, self)
         else:
-            assert self._callback is None
-            self._callback = callback
+            self._callbacks += (callback,)
 
     def exception(self) -> BaseException | None:
         return self._come if isinstance(self._come, BaseException) else None
@@ -95,8 +94,8 @@ class Answer:
         """Give the answer, in the loop."""
         self._come = come
         self._done = True
-        if self._callback is not None:
-            self._callback(self)
+        for callback in self._callbacks:
+            callback(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self._done:
