@@ -126,7 +126,7 @@ def test_a_process_killed_while_it_creates_leaves_a_file_that_can_be_used(tmp_pa
             "connect(Path(sys.argv[1]), create=True)\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-        subprocess.run([sys.executable, "-c", code, str(path), str(0.0003 * (n + 1))], check=False)
+        subprocess.run([sys.executable, "-c", code, str(path), str(0.0003 * 1.6**n)], check=False)
         hits.add(path.stat().st_size if path.exists() else -1)
         assert lengths(path) == {}
     assert len(hits) > 1, "every kill came at the same moment"

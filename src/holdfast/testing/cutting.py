@@ -60,6 +60,9 @@ class CuttingProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for line in self._late:
+            line.hang_up()
+        await asyncio.sleep(0)  # transports let go of their sockets in a callback
 
     async def deliver_late(self) -> None:
         """Let the server hear of the rounds that were kept, and wait until it has answered."""
@@ -80,10 +83,10 @@ class CuttingProxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await self.admit()
         try:
+            await self.admit()
             server, to_server = await asyncio.open_unix_connection(str(self.server / _SOCKET))
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             to_client.close()
             return
         line = _Line(self, client, to_client, server, to_server)
@@ -139,6 +142,10 @@ class _Line:
             (size,) = _LENGTH.unpack(await self._server.readexactly(4))
             await self._server.readexactly(size - 4)
         self._to_server.close()
+
+    def hang_up(self) -> None:
+        """Drop the round that was kept."""
+        self._to_server.transport.abort()
 
     async def _carry_back(self) -> None:
         while True:
