@@ -85,20 +85,26 @@ def s(request, stage, tmp_path):
 
 
 def played(s, *, heard_by=""):
-    """Play the family on behalf of S, beside runs of nobody's and of T."""
+    """Play the family on behalf of S, beside runs of nobody's; then one of T, so that S's message is heard first."""
     s.start(listener, id="listener", subject=heard_by)
     s.start(family, WORDS, id="f", subject="S")
-    s.start(family, "somebody else", id="t", subject="T")
     s.start(chat, "hello", id="plain")
     s.start(chat, f"it is {WORDS}", id="c", subject="S")
-    still = {"listener", "f", "f/child#1", "t", "c", "plain"}
-    for _ in range(200):  # on PostgreSQL a worker may find nothing ready before a message shows
+    rest(s, "listener", "f", "f/child#1", "c", "plain")
+    s.start(family, "somebody else", id="t", subject="T")
+    rest(s, "t")
+    return s
+
+
+def rest(s, *runs):
+    """Play until all of `runs` rest; on PostgreSQL a worker may find nothing ready before a message shows."""
+    still = set(runs)
+    for _ in range(200):
         s.play()
         still = {run for run in still if s.row(run).status not in ("succeeded", "idle")}
         if not still:
-            break
+            return
     assert not still
-    return s
 
 
 def erase(s, subject="S"):
