@@ -85,7 +85,7 @@ def s(request, stage, tmp_path):
 
 
 def played(s, *, heard_by=""):
-    """Play the family on behalf of S, beside runs of nobody's; then one of T, so that S's message is heard first."""
+    """Play the family on behalf of S beside runs of nobody's, then T's: the listener hears S."""
     s.start(listener, id="listener", subject=heard_by)
     s.start(family, WORDS, id="f", subject="S")
     s.start(chat, "hello", id="plain")
@@ -97,7 +97,7 @@ def played(s, *, heard_by=""):
 
 
 def rest(s, *runs):
-    """Play until all of `runs` rest; on PostgreSQL a worker may find nothing ready before a message shows."""
+    """Play until `runs` rest: on PostgreSQL one play may end before a message shows."""
     still = set(runs)
     for _ in range(200):
         s.play()
