@@ -1,125 +1,31 @@
-"""Three nodes on this machine; the primary is killed under load and a standby promoted.
+"""Three nodes on this machine; the primary is lost under load and a standby promoted.
 
 *Goal*: no event that was acknowledged is lost, none stands twice, streams have no gaps, epochs
-never fall, and the log that a follower saw stays what it was. *Method*: writers append to runs of
-their own and claim them anew when nobody can tell what became of an append; all calls and answers
-are recorded with their times. The history must be linearizable: each event names its place, so the
-log is the only order possible, and it must agree with what came before what in time.
+never fall, and the log that a follower saw stays what it was; whether the primary is killed, stands
+still and wakes up again later, or is cut off from its standbys; and nobody stays with one that was
+given up. *Method*: ``histories.py`` writes, follows and judges; the cluster's processes are killed
+or stopped, the wires between them cut.
 """
 
 import asyncio
-import contextlib
+import importlib.util
 import time
-from dataclasses import dataclass, field
+from pathlib import Path
 
+import psycopg
 import pytest
 
-from holdfast.core import events as ev
-from holdfast.errors import StoreError
-from holdfast.stores.postgres import PostgresStore
+from holdfast.stores.postgres import PostgresStore, store
+from holdfast.stores.postgres.link import Link
 from holdfast.testing.cluster import PostgresCluster
-from holdfast.testing.harness import EVERYTHING
-from holdfast.testing.model import check_stream
 from holdfast.testing.script import Script
 
-RUNS = 12
-LEASE_US = 600_000_000
-AGENTS = ["agent:test"]
-
-
-@dataclass
-class Call:
-    """An append or a claim, when it was made and answered; ``answered`` is 0 for an error."""
-
-    run: str
-    place: int
-    """The seq of the event, or the epoch claimed."""
-    called: float
-    answered: float = 0.0
-    leaf: bytes = b""
-
-
-@dataclass
-class History:
-    appends: list[Call] = field(default_factory=list)
-    claims: list[Call] = field(default_factory=list)
-    followed: list[tuple[int, ev.Event]] = field(default_factory=list)
-    over: bool = False
-
-    async def write(self, store, run):
-        """Append to one run until it is over; after an error, claim it anew and look."""
-        script = None
-        while not self.over or script is None:
-            if script is None:
-                script = await self.claim(store, run)
-                continue
-            call = Call(run, script.state.seq + 1, time.monotonic())
-            self.appends.append(call)
-            change = script.change((ev.StreamEmitted(1), b"1"))
-            call.leaf = change.events[0].leaf
-            try:
-                await store.append(change)
-                call.answered = time.monotonic()
-            except StoreError:
-                script = None
-            await asyncio.sleep(0.002)
-
-    async def claim(self, store, run):
-        call = Call(run, 0, time.monotonic())
-        try:
-            now = time.time_ns() // 1000
-            claims = await store.claim(
-                f"w-{run}", now=now, lease_us=LEASE_US, agents=AGENTS, limit=1, run=run
-            )
-            if not claims:
-                await store.release(f"w-{run}")  # the answer to the last claim was lost
-                return None
-            events = await store.read(run)
-        except StoreError:
-            await asyncio.sleep(0.05)
-            return None
-        call.answered, call.place = time.monotonic(), claims[0].epoch
-        self.claims.append(call)
-        assert [event.seq for event in events] == [*range(1, claims[0].row.seq + 1)]
-        return Script(events, at=time.time_ns() // 1000, epoch=claims[0].epoch)
-
-    async def follow(self, store):
-        """Read the log behind what was seen, as a follower does."""
-        while not self.over:
-            after = self.followed[-1][0] if self.followed else 0
-            with contextlib.suppress(StoreError):
-                self.followed += await store.read_log(after, limit=500)
-            await asyncio.sleep(0.02)
-
-
-async def judge(history, store):
-    """Check all that must hold, against the store as it is in the end."""
-    log = await store.read_log(0, limit=EVERYTHING)
-    assert [pos for pos, _ in log] == [*range(1, len(log) + 1)]
-    assert log[: len(history.followed)] == history.followed, "a follower saw another log"
-    positions = {event.leaf: pos for pos, event in log}
-    for n in range(RUNS):
-        events = await store.read(f"r{n}")
-        assert check_stream(events) == await store.row(f"r{n}")
-        assert [event for _, event in log if event.run == f"r{n}"] == events
-    acknowledged = [call for call in history.appends if call.answered]
-    lost = [call for call in acknowledged if call.leaf not in positions]
-    assert not lost, f"{len(lost)} acknowledged events are lost: {lost[:3]}"
-    check_times(acknowledged, lambda call: positions[call.leaf])
-    for n in range(RUNS):
-        check_times([c for c in history.claims if c.run == f"r{n}"], lambda call: call.place)
-    return len(acknowledged)
-
-
-def check_times(calls, place):
-    """Whatever was answered before another call was made has the smaller place."""
-    answered = sorted(calls, key=lambda call: call.answered)
-    highest, n = 0, 0
-    for call in sorted(calls, key=lambda call: call.called):
-        while n < len(answered) and answered[n].answered < call.called:
-            highest = max(highest, place(answered[n]))
-            n += 1
-        assert place(call) > highest, f"{call} stands before what was answered before it was made"
+_spec = importlib.util.spec_from_file_location(
+    "histories", Path(__file__).with_name("histories.py")
+)
+histories = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(histories)
+Call, check_times, under_load = histories.Call, histories.check_times, histories.under_load
 
 
 def test_the_judge_of_histories_sees_what_came_too_early():
@@ -129,49 +35,114 @@ def test_the_judge_of_histories_sees_what_came_too_early():
     check_times([first, Call("r", 1, 1.5, 4.0)], lambda call: call.place)
 
 
-async def fail_over(cluster, history):
-    """Kill the primary, promote, and return how long nothing was acknowledged, in seconds."""
-    killed = time.monotonic()
-    await asyncio.to_thread(cluster.kill_primary)
+CUT = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE application_name = 'holdfast'"""
+
+STUCK = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name = 'holdfast' AND state = 'active' AND query LIKE '%holdfast.%'"""
+
+
+@pytest.fixture
+def cluster():
+    with PostgresCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Stores that wait one second for an answer, and not 30."""
+    monkeypatch.setattr(Link.run, "__kwdefaults__", {"time_s": 1.0})
+    monkeypatch.setattr(store, "OPERATION_S", 1.0)
+
+
+def killed(cluster):
+    """Kill the primary, promote, and tell how long nothing was acknowledged, in seconds."""
+
+    async def disaster(history):
+        began = time.monotonic()
+        await asyncio.to_thread(cluster.kill_primary)
+        await promoted(cluster, history)
+        took = time.monotonic() - began
+        await asyncio.to_thread(cluster.rebuild)
+        return round(took, 2)
+
+    return disaster
+
+
+async def promoted(cluster, history):
+    """Promote a standby and wait until it has acknowledged something."""
     await asyncio.to_thread(cluster.fail_over)
     after = time.monotonic()
-    while not any(call.answered > after for call in reversed(history.appends[-200:])):  # noqa: ASYNC110 - as below
-        await asyncio.sleep(0.01)
-    took = min(call.answered for call in history.appends if call.answered > after) - killed
-    await asyncio.to_thread(cluster.rebuild)
-    return took
+    await histories.until(lambda: history.acknowledged(after))
 
 
-async def under_load(cluster, times):
-    history, took = History(), []
-    stores = [await PostgresStore.open(cluster.url()) for _ in range(2)]
-    for n in range(RUNS):
-        await stores[0].create(Script.begin(f"r{n}", at=time.time_ns() // 1000).new())
-    tasks = [asyncio.create_task(history.write(stores[n % 2], f"r{n}")) for n in range(RUNS)]
-    tasks.append(asyncio.create_task(history.follow(stores[1])))
-    for _ in range(times):
-        enough = len(history.appends) + 20 * RUNS
-        while len(history.appends) < enough:
-            await asyncio.sleep(0.01)
-            ended = [task for task in tasks if task.done()]
-            assert not ended, [task.result() for task in ended]
-        took.append(await fail_over(cluster, history))
-    history.over = True
-    await asyncio.gather(*tasks)
-    acknowledged = await judge(history, stores[0])
-    for store in stores:
-        await store.close()
-    unknown = len(history.appends) - acknowledged
-    print(f"{acknowledged} acknowledged, {unknown} not; takeover {[round(t, 2) for t in took]} s")  # noqa: T201 - for pytest -s
+def given_up(cluster, lose, find_again):
+    """Lose the primary, promote, let the old one be found again, and see that nobody goes back.
+
+    Connections to the new one are cut then, so that all choose anew, and somebody who knows nothing
+    of it all comes by.
+    """
+
+    async def disaster(history):
+        began, old = time.monotonic(), cluster.primary
+        await asyncio.to_thread(lose, old)
+        await histories.until(lambda: history.unanswered(began))
+        await promoted(cluster, history)
+        took = time.monotonic() - began
+        await asyncio.to_thread(find_again, old)
+        for node in (old, cluster.primary):
+            assert cluster.nodes[node].execute("SELECT pg_is_in_recovery()") == [(False,)]
+        stuck = cluster.nodes[old].execute(STUCK)
+        assert cluster.nodes[cluster.primary].execute(CUT)[0][0] >= 2
+        after = time.monotonic()
+        await histories.until(lambda: history.acknowledged(after) >= histories.RUNS)
+        assert cluster.nodes[old].execute(STUCK) <= stuck, "somebody has gone back"
+        await stranger(cluster, f"stranger {old} {began}")
+        await asyncio.to_thread(cluster.rebuild)
+        return round(took, 2)
+
+    return disaster
+
+
+async def stranger(cluster, run):
+    """Somebody who begins with the first host of the URL ends up at the primary."""
+    knowing_nothing = await PostgresStore.open(cluster.url())
+    script = Script.begin(run, at=time.time_ns() // 1000)
+    assert await knowing_nothing.create(script.new())
+    await knowing_nothing.close()
+    found = "SELECT count(*) FROM holdfast.run WHERE id = %s"
+    with psycopg.connect(cluster.nodes[cluster.primary].url()) as connection:
+        assert connection.execute(found, (run,)).fetchone() == (1,)
+
+
+def stopped(cluster):
+    return given_up(cluster, lambda n: cluster.nodes[n].pause(), lambda n: cluster.nodes[n].wake())
+
+
+def cut_off(cluster):
+    """The wires to the old primary stay cut: clients reach it, and its standbys do not."""
+    return given_up(cluster, lambda n: cluster.wires[n].cut(), lambda _: None)
 
 
 @pytest.mark.timeout(300)
-def test_a_failover_loses_nothing_that_was_acknowledged():
-    with PostgresCluster() as cluster:
-        asyncio.run(under_load(cluster, times=1))
+def test_a_failover_loses_nothing_that_was_acknowledged(cluster):
+    asyncio.run(under_load(cluster.url(), killed(cluster)))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("lost", [stopped, cut_off])
+def test_nobody_stays_with_a_primary_that_was_given_up(cluster, lost):
+    asyncio.run(under_load(cluster.url(), lost(cluster)))
 
 
 @pytest.mark.soak
-def test_ten_failovers_lose_nothing_that_was_acknowledged():
-    with PostgresCluster() as cluster:
-        asyncio.run(under_load(cluster, times=10))
+def test_ten_failovers_lose_nothing_that_was_acknowledged(cluster):
+    asyncio.run(under_load(cluster.url(), killed(cluster), times=10))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("lost", [stopped, cut_off])
+def test_five_primaries_that_were_given_up(cluster, lost):
+    asyncio.run(under_load(cluster.url(), lost(cluster), times=5))

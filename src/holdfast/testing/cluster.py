@@ -2,7 +2,8 @@
 
 A commit is acknowledged when one of the standbys has it too (``ANY 1``). ``fail_over`` kills the
 primary's processes, promotes the standby that has received most, so that it has all that was
-acknowledged, lets the other one follow it, and builds the dead one anew as a standby.
+acknowledged, lets the other one follow it, and builds the dead one anew as a standby. Servers speak
+to each other over wires that can be cut.
 """
 
 import os
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from holdfast.testing.postgres import PostgresServer, short_folder
+from holdfast.testing.wire import Wire
 
 __all__ = ["PostgresCluster"]
 
@@ -35,6 +37,11 @@ class PostgresCluster:
         self.nodes = {
             name: PostgresServer(self.folder / name, settings=settings) for name in self.names
         }
+        self.wires = {
+            name: Wire(self.folder / f"{name}-wire", node.folder)
+            for name, node in self.nodes.items()
+        }
+        """How others reach each server."""
         self.primary = self.names[0]
 
     def __enter__(self) -> Self:
@@ -57,6 +64,8 @@ class PostgresCluster:
     ) -> None:
         for node in self.nodes.values():
             node.stop(signal.SIGQUIT)
+        for wire in self.wires.values():
+            wire.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, database: str = "postgres") -> str:
@@ -71,7 +80,10 @@ class PostgresCluster:
         dead.stop(signal.SIGKILL)
 
     def fail_over(self) -> None:
-        """Promote the standby that has most, once the primary is dead; the other one follows it."""
+        """Promote the standby that has most, whatever has become of the primary.
+
+        The other one follows it, so that nobody confirms what the old primary commits from now on.
+        """
         received = (
             "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
         )
@@ -85,11 +97,16 @@ class PostgresCluster:
                 os.kill(self.nodes[name].pid, signal.SIGHUP)
 
     def rebuild(self) -> None:
-        """Make standbys of those that are down."""
+        """Make standbys of those that are down, and of primaries that were given up."""
         for name, node in self.nodes.items():
-            if not node.running:
+            if name != self.primary and (not node.running or not self._is_standby(name)):
+                node.stop(signal.SIGQUIT)
+                self.wires[name].mend()
                 shutil.rmtree(node.data)
                 self._build(name)
+
+    def _is_standby(self, name: str) -> bool:
+        return bool(self.nodes[name].execute("SELECT pg_is_in_recovery()")[0][0])
 
     def _build(self, name: str) -> None:
         node = self.nodes[name]
@@ -104,6 +121,6 @@ class PostgresCluster:
         node.start()
 
     def _follow(self, name: str) -> None:
-        conninfo = f"user=holdfast host={self.nodes[self.primary].folder} application_name={name}"
+        conninfo = f"user=holdfast host={self.wires[self.primary].folder} application_name={name}"
         with (self.nodes[name].data / "postgresql.auto.conf").open("a") as settings:
             settings.write(f"\nprimary_conninfo = '{conninfo}'\n")

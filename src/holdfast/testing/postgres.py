@@ -118,21 +118,8 @@ class PostgresServer:
             common = ("--username=holdfast", "--auth=trust", "--encoding=UTF8", "--no-sync")
             self.run("initdb", f"--pgdata={self.data}", *common, "--no-locale", "--no-instructions")
         options = (f"-c{name}={value.strip(chr(39))}" for name, value in self.settings.items())
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own words
-                [
-                    self.programs / "postgres",
-                    *("-D", str(self.data), f"-cunix_socket_directories={self.folder}"),
-                    *options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it only makes one system call
-                cwd=self.folder,
-                **self._user,
-            )
+        where = ("-D", str(self.data), f"-cunix_socket_directories={self.folder}")
+        self._process = self.spawn(self.programs / "postgres", *where, *options)
         try:
             self._wait()
         except BaseException:
@@ -146,9 +133,22 @@ class PostgresServer:
         """
         if self._process is None:
             return
+        self.wake()
         self._process.send_signal(how)
         self._process.wait()
         self._process = None
+
+    def pause(self) -> None:
+        """Stop all its processes where they are, as a machine that stands still."""
+        os.kill(self.pid, signal.SIGSTOP)  # first, so that it starts no more
+        for child in _children(self.pid):
+            os.kill(child, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let its processes go on."""
+        for pid in (*_children(self.pid), self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Stop it, and remove what was made for it."""
@@ -174,6 +174,20 @@ class PostgresServer:
         if check and done.returncode:
             raise UsageError(f"{program} {' '.join(words)} failed: {done.stderr or done.stdout}")
         return str(done.stdout)
+
+    def spawn(self, program: Path, *words: str) -> "subprocess.Popen[bytes]":
+        """Start a program as the server's user; it ends with us, and writes to the server's log."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own words
+                [program, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it only makes one system call
+                cwd=self.folder,
+                **self._user,
+            )
 
     def own(self) -> None:
         """Make the folder, and give it to the server's user."""
@@ -265,6 +279,16 @@ def _user() -> dict[str, Any]:
     except KeyError:
         return {"user": 65_534, "group": 65_534, "extra_groups": []}
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            after_name = stat.read_text().rpartition(")")[2].split()
+            if int(after_name[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def _end_with_parent() -> None:

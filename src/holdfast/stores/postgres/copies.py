@@ -18,8 +18,9 @@ from holdfast.ports import INCOMING, Letter, Part, Standing
 from holdfast.stores.postgres import queries
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import Flow, Round, drive, single
-from holdfast.stores.postgres.link import NotSent, Server, judge, meaning
+from holdfast.stores.postgres.link import judge, meaning
 from holdfast.stores.postgres.payloads import Chunks, Fresh
+from holdfast.stores.postgres.server import NotSent, Server
 from holdfast.stores.postgres.values import Bytes, Ints, Texts
 
 __all__ = ["PostgresSnapshot", "receive", "snapshot"]

@@ -14,53 +14,24 @@ What was learned by losing writes, each a rule here:
 """
 
 import asyncio
-import os
 import random
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection, conninfo, pq
+from psycopg import AsyncConnection
 from psycopg.errors import Diagnostic
 
-from holdfast.errors import HoldfastError, StoreRefused, StoreUnavailable, UsageError
-from holdfast.stores.postgres.values import adapt_values
+from holdfast.errors import HoldfastError, StoreRefused, StoreUnavailable
+from holdfast.stores.postgres.server import FOR_GOOD, LOCK_S, Server, shut
 
-__all__ = [
-    "Link",
-    "NotSent",
-    "Server",
-    "Unknown",
-    "Withdrawn",
-    "backoff_s",
-    "judge",
-    "meaning",
-    "shut",
-]
+__all__ = ["Link", "Unknown", "Withdrawn", "backoff_s", "judge", "meaning"]
 
 T = TypeVar("T")
 
-_FORM = "postgresql://USER@HOST:PORT/DATABASE"
-CONNECT_S = 5
 OPERATION_S = 30.0
 """Longer than this no answer of the server's is waited for."""
-LOCK_S = 10
-_SETTINGS = {
-    "lock_timeout": f"{LOCK_S}s",
-    "idle_in_transaction_session_timeout": "30s",
-    "plan_cache_mode": "force_generic_plan",
-    "client_min_messages": "warning",
-}
-_DEFAULTS = {
-    "connect_timeout": CONNECT_S,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "application_name": "holdfast",
-}
 
 _PASSING = {
     "25006": "the server is read-only; it may be a standby",
@@ -77,101 +48,14 @@ _PASSING = {
     "57P03": "the server is starting, or it is a standby that is not ready",
     "57P05": "the server has closed an idle connection",
 }
-_FOR_GOOD = {
-    "28000": "the server does not let this user in",
-    "28P01": "the password is wrong",
-    "3D000": "there is no such database",
-    "42501": "the user has not the rights",
-    "42P01": "tables of the store are missing",
-    "42703": "a table of the store has other columns",
-    "3F000": "the schema is missing",
-}
 
 
 class Unknown(Exception):  # noqa: N818 - it states a fact
     """Something was sent, and nobody can tell whether it was done."""
 
 
-class NotSent(Exception):  # noqa: N818 - it states a fact
-    """There is no connection, so nothing was sent."""
-
-
 class Withdrawn(Exception):  # noqa: N818 - it states a fact
     """The server has undone the transaction; the same may go through later."""
-
-
-class _Connection(AsyncConnection):
-    """A connection that never asks a server to cancel."""
-
-    async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ARG002, ASYNC109 - psycopg's signature
-        shut(self.pgconn)
-
-    def cancel(self) -> None:
-        shut(self.pgconn)
-
-
-class Server:
-    """Where a store is: how to reach it, and which generation of connections is the present one."""
-
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
-        """Understand a URL.
-
-        Raises:
-            UsageError: it is not one of PostgreSQL's.
-        """
-        try:
-            given = conninfo.conninfo_to_dict(url)
-            for port in str(given.get("port") or 0).split(","):
-                int(port or 0)
-        except (psycopg.Error, ValueError) as error:
-            raise UsageError(f"store {hide(url)!r}: {str(error).strip()}. Hint: {_FORM}") from None
-        settings = dict(_SETTINGS)
-        if read_only:
-            settings["default_transaction_read_only"] = "on"
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        whole: dict[str, Any] = _DEFAULTS | given
-        if not read_only:
-            whole.setdefault("target_session_attrs", "read-write")
-        whole["options"] = f"{options} {given.get('options') or ''}".strip()
-        self._conninfo = conninfo.make_conninfo(**whole)
-        self.url = hide(url)
-        self.read_only = read_only
-        self.generation = 0
-
-    async def connect(self) -> AsyncConnection:
-        """Open a connection.
-
-        Raises:
-            NotSent: it cannot be opened now.
-            StoreRefused: nor ever, as things are.
-        """
-        try:
-            connection = await _Connection.connect(self._conninfo, autocommit=True)
-        except psycopg.Error as error:
-            raise self._refusal(error) from error
-        adapt_values(connection)
-        return connection
-
-    def connect_sync(self) -> Connection:
-        """Open a connection for a thread that waits; raises as ``connect`` does."""
-        try:
-            return Connection.connect(self._conninfo, autocommit=False)
-        except psycopg.Error as error:
-            raise self._refusal(error) from error
-
-    def lost(self) -> None:
-        """Have every link open a new connection before it goes on."""
-        self.generation += 1
-
-    def _refusal(self, error: psycopg.Error) -> Exception:
-        text = " ".join(str(error).split())
-        state = error.sqlstate or _state_of(text)
-        if state in _FOR_GOOD:
-            return StoreRefused(
-                f"store {self.url}: {_FOR_GOOD[state]}: {text}. Hint: check user, password and"
-                " database."
-            )
-        return NotSent(text)
 
 
 class Link:
@@ -267,9 +151,9 @@ def judge(error: psycopg.Error, url: str) -> Exception:
     text = " ".join(str(error).split())
     if state in _PASSING:
         return Withdrawn(f"{_PASSING[state]} ({text})")
-    if state in _FOR_GOOD:
+    if state in FOR_GOOD:
         return StoreRefused(
-            f"store {url}: {_FOR_GOOD[state]}: {text}. Hint: the owner of the schema 'holdfast' may"
+            f"store {url}: {FOR_GOOD[state]}: {text}. Hint: the owner of the schema 'holdfast' may"
             " GRANT them, or holdfast migrate bring it up to date."
         )
     return error
@@ -292,33 +176,3 @@ def meaning(error: Exception, url: str) -> HoldfastError:
 def backoff_s(attempt: int) -> float:
     """Return how long to wait after a failed attempt, in seconds; 1 is the first."""
     return random.uniform(0.5, 1) * min(0.05 * 2.0 ** min(attempt, 10), 1.0)  # noqa: S311 - jitter
-
-
-def shut(connection: pq.abc.PGconn) -> None:
-    """Shut a connection's socket, so that whoever waits for it learns that it is over."""
-    with (
-        suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.socket)) as copy,
-    ):
-        copy.shutdown(socket.SHUT_RDWR)
-
-
-def hide(url: str) -> str:
-    """Return a URL without its password."""
-    try:
-        given = conninfo.conninfo_to_dict(url)
-    except psycopg.Error:
-        return "postgresql://…"
-    password = given.get("password")
-    return url.replace(f":{password}@", "@").replace(str(password), "…") if password else url
-
-
-def _state_of(text: str) -> str:
-    """Return the state of an error that libpq reports without one."""
-    if "no password supplied" in text or "password authentication failed" in text:
-        return "28P01"
-    if "does not exist" in text and "database" in text:
-        return "3D000"
-    if "role" in text and "does not exist" in text:
-        return "28000"
-    return "28000" if "no pg_hba.conf entry" in text else ""

@@ -2,8 +2,8 @@
 
 A store tells the others after it has committed, never inside the transaction (that would make
 commits wait for each other), many changes by one word, and not its own again. Nothing rests on a
-hint: when the listening connection is lost nobody is told for a while, and whoever waits looks for
-himself when his time is up.
+hint: when the listening connection is lost, or there is none because a pooler would give it to
+others, nobody is told, and whoever waits looks for himself when his time is up.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from psycopg import AsyncConnection
 from holdfast.errors import HoldfastError
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import drive, single
-from holdfast.stores.postgres.link import Link, NotSent, Server, Unknown, Withdrawn, backoff_s
+from holdfast.stores.postgres.link import Link, Unknown, Withdrawn, backoff_s
+from holdfast.stores.postgres.server import NotSent, Server
 
 __all__ = ["News"]
 
@@ -50,7 +51,8 @@ class News:
 
     async def changed(self, timeout_s: float, *, ready: bool) -> None:
         """Wait as ``Store.changed`` does."""
-        if not self._tasks and self._listening is None and not self._closed:
+        deaf = self._closed or self._server.pooled
+        if not self._tasks and self._listening is None and not deaf:
             self._spawn(self._listen())
         if not self._told[ready]:
             told = asyncio.Event()

@@ -19,7 +19,6 @@ from holdfast.stores.postgres.link import judge
 __all__ = ["CLOCK_OFF_S_MAX", "VERSION", "check_version", "migrate", "prepare"]
 
 VERSION = 3
-SERVER_LEAST = 130_000
 CLOCK_OFF_S_MAX = 60
 
 _HERE = Path(__file__).parent
@@ -34,7 +33,6 @@ async def prepare(
     Raises:
         StoreRefused: it cannot.
     """
-    check_server(connection.info.server_version, url)
     _check_encoding(connection, url)
     version = await _version(connection, url)
     if version is None:
@@ -59,7 +57,6 @@ async def migrate(connection: AsyncConnection, url: str) -> tuple[int, int]:
     Raises:
         StoreRefused: it is of a newer version, or not ours.
     """
-    check_server(connection.info.server_version, url)
     found = await _version(connection, url)
     if found is None:
         await _create(connection, url)
@@ -76,20 +73,6 @@ async def migrate(connection: AsyncConnection, url: str) -> tuple[int, int]:
                 await connection.execute(step.encode())
                 await connection.execute("UPDATE holdfast.meta SET version = %s", (version,))
     return found, version
-
-
-def check_server(number: int, url: str) -> None:
-    """Refuse a server that is too old; ``number`` is such as 150004 for 15.4.
-
-    Raises:
-        StoreRefused: it is.
-    """
-    if number < SERVER_LEAST:
-        raise StoreRefused(
-            f"store {url}: the server is PostgreSQL {number // 10_000}.{number % 10_000}; holdfast"
-            f" needs {SERVER_LEAST // 10_000} or newer. Hint: upgrade the server.",
-            found=number,
-        )
 
 
 def check_version(version: int, url: str, *, migrating: bool = False) -> None:

@@ -44,8 +44,6 @@ from holdfast.stores.postgres.flow import Flow, drive, single
 from holdfast.stores.postgres.link import (
     OPERATION_S,
     Link,
-    NotSent,
-    Server,
     Unknown,
     Withdrawn,
     backoff_s,
@@ -54,6 +52,7 @@ from holdfast.stores.postgres.link import (
 from holdfast.stores.postgres.news import News
 from holdfast.stores.postgres.payloads import Fresh
 from holdfast.stores.postgres.schema import migrate, prepare
+from holdfast.stores.postgres.server import NotSent, Server
 from holdfast.stores.postgres.subjects import ADD, KNOWN, LISTED, erase, hold_open, subject_of
 from holdfast.stores.postgres.transaction import Transactor
 from holdfast.stores.postgres.writer import Writer

@@ -12,9 +12,8 @@ read (``SELECT … FOR UPDATE``).
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from threading import Timer
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -29,14 +28,12 @@ from holdfast.stores.postgres.batch import Batch, Chain, fault
 from holdfast.stores.postgres.flow import Flow, Row, drive_inside
 from holdfast.stores.postgres.link import (
     OPERATION_S,
-    NotSent,
-    Server,
     Withdrawn,
     judge,
     meaning,
-    shut,
 )
 from holdfast.stores.postgres.payloads import Chunks, Fresh
+from holdfast.stores.postgres.server import NotSent, Server, at_most
 from holdfast.stores.postgres.values import Texts
 
 __all__ = ["Transactor", "translate"]
@@ -104,7 +101,7 @@ class Transactor:
 
         connection.add_notice_handler(note)
         try:
-            with _at_most(connection, OPERATION_S):
+            with at_most(connection.pgconn, OPERATION_S):
                 connection.commit()
         except psycopg.Error as error:
             if not connection.closed and not connection.broken and not warnings:
@@ -141,7 +138,7 @@ class Transactor:
     def _check(self, connection: Connection, run: str, epoch: int, expected_seq: int) -> None:
         """Lock the run's row and refuse a change of a run that has moved on."""
         try:
-            with _at_most(connection, OPERATION_S):
+            with at_most(connection.pgconn, OPERATION_S):
                 (found,) = drive_inside(connection, _locked(run))
         except psycopg.Error as error:
             raise self._meaning(error) from error
@@ -168,7 +165,7 @@ class Transactor:
     def _apply(self, connection: Connection, change: Append) -> Fresh:
         batch = Batch([Chain([change])])
         try:
-            with _at_most(connection, OPERATION_S):
+            with at_most(connection.pgconn, OPERATION_S):
                 (answer,) = drive_inside(connection, batch.flow(self._chunks))
         except psycopg.Error as error:
             raise self._meaning(error) from error
@@ -191,18 +188,6 @@ class Transactor:
 
 def _locked(run: str) -> Flow[list[list[Row]]]:
     return (yield [(sql.LOCK_RUNS, (Texts([run]),))])
-
-
-@contextmanager
-def _at_most(connection: Connection, seconds: float) -> Iterator[None]:
-    """Shut the connection if the block takes longer."""
-    alarm = Timer(seconds, shut, [connection.pgconn])
-    alarm.daemon = True
-    alarm.start()
-    try:
-        yield
-    finally:
-        alarm.cancel()
 
 
 class UserTransaction:

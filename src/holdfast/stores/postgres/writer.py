@@ -31,14 +31,13 @@ from holdfast.stores.postgres.batch import Batch, Birth, Chain, Post, Write, fau
 from holdfast.stores.postgres.flow import drive
 from holdfast.stores.postgres.link import (
     Link,
-    NotSent,
-    Server,
     Unknown,
     Withdrawn,
     backoff_s,
     meaning,
 )
 from holdfast.stores.postgres.payloads import Chunks
+from holdfast.stores.postgres.server import NotSent, Server
 
 __all__ = ["Writer"]
 
