@@ -2,10 +2,14 @@
 
 *Goal*: wrong JSON is shown with its place, wrong types with their path, files that are not code or
 no store with what they are instead; --debug shows more. *Method*: in this process, one row per
-mistake; the store is looked at afterwards.
+mistake; the store is looked at afterwards; what a user may not write is tried in a process that
+has no right to.
 """
 
+import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -154,15 +158,51 @@ def test_a_place_where_no_store_can_be_is_named(cli, store, said):
     assert refused.err.count("\n") == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def as_a_user(*args):
+    """Run `holdfast` as somebody whom the modes of files bind, root included."""
+    without = "-dac_override,-dac_read_search"
+    drop = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"]
+    process = subprocess.run(
+        [*(drop if os.geteuid() == 0 else ()), sys.executable, "-m", "holdfast", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="nothing is read-only for root"
+)
 def test_a_read_only_directory_can_be_looked_at_and_not_written(cli, desk):
     cli("run", "desk.py:price", "--id", "p", "--input", "1")
+    before = {path.name: path.read_bytes() for path in desk.iterdir() if path.is_file()}
     desk.chmod(0o500)
     try:
-        assert cli("ls").code == 0
-        assert cli("run", "desk.py:price", "--input", "1").code == 1
+        for looking in (["ls"], ["show", "p"], ["replay", "p"], ["fsck"]):
+            code, _, said = as_a_user(*looking)
+            assert code == 0, said
+        for writing in (
+            ["run", "desk.py:price", "--input", "1"],
+            ["message", "p", "1"],
+            ["worker", "desk.py", "--until-idle"],
+        ):
+            code, out, said = as_a_user(*writing)
+            assert (code, out) == (1, "")
+            assert "the file cannot be written: " in said
+            assert "Hint: its user needs the right to write both to the file and to its dir" in said
+            assert said.count("\n") == 1
+        code, found, _ = as_a_user("doctor", "--json")
+        broken = [f["what"] for f in json.loads(found)["findings"] if f["verdict"] == "broken"]
+        assert (code, broken) == (1, ["directory"])
+        Path("holdfast.db").chmod(0)
+        code, _, said = as_a_user("ls")
+        assert code == 1
+        assert "the file cannot be opened: " in said
     finally:
         desk.chmod(0o700)
+        Path("holdfast.db").chmod(0o600)
+    assert {path.name: path.read_bytes() for path in desk.iterdir() if path.is_file()} == before
 
 
 def test_deep_nesting_is_refused():

@@ -58,6 +58,23 @@ def test_a_worker_takes_a_run_up_again_when_the_store_is_back():
     assert set(DONE) == {1, 2}
 
 
+def test_a_full_disk_is_told_once_however_many_runs_meet_it(caplog):
+    runs = ("one", "two", "three")
+
+    async def main() -> None:
+        async with hf.App(FullDisk(len(runs) + 1, 30), agents=[job]) as app:
+            for run in runs:
+                await app.client.start(job, 1, id=run)
+            worker = app.worker(hf.WorkerSettings(poll_s=0.001), linger_s=0)
+            await worker.run(until_idle=True)
+            assert [await app.client.result(run) for run in runs] == [3, 3, 3]
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        "the disk is full; nothing was written"
+    ]
+
+
 def test_a_script_is_told_and_may_try_again():
     async def main() -> None:
         async with hf.App(FullDisk(2, 2), agents=[job]) as app:

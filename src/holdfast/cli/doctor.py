@@ -160,7 +160,7 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     mode = _rows(connection, "PRAGMA journal_mode")[0][0]
     if mode == "wal":
         yield Finding("durability", "WAL, synchronous=FULL: a sync at every commit")
-    else:
+    elif os.access(path.parent, os.W_OK):  # else it was opened as a file that nobody changes
         yield Finding("durability", f"the file is in mode {mode!r}, not WAL", "broken")
     if not os.access(path, os.W_OK):
         yield Finding("permissions", f"{path} is not writable", "broken")

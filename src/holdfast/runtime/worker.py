@@ -14,7 +14,14 @@ from typing import Any
 
 from holdfast.core.specs import AgentSpec
 from holdfast.core.state import ENDED, RunRow
-from holdfast.errors import Conflict, Fenced, StoreError, UsageError, VaultMissing
+from holdfast.errors import (
+    Conflict,
+    Fenced,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+    VaultMissing,
+)
 from holdfast.ports import Append, Claim
 from holdfast.runtime.hosting import Ending, RunnerSettings
 from holdfast.runtime.runner import Runner
@@ -76,7 +83,8 @@ class Worker:
     """When the schedules want to be kept next, -1 for never."""
     _claimed_at: int = 0
     """The time of the last claim, or of the look that found none worth it."""
-    _trouble: str = ""
+    _troubles: set[str] = field(default_factory=set)
+    """What has been told of errors since the last claim: each once, not at every try."""
     _trouble_of_store: str = ""
     """What the store said when a lease could not be taken or renewed last, empty when it could."""
     _registered: bool = False
@@ -307,7 +315,8 @@ class Worker:
             self._trouble_of_store = str(error)
             self._claim_lost = True
             return False
-        self._trouble = self._trouble_of_store = ""
+        self._troubles.clear()
+        self._trouble_of_store = ""
         self._leased_until(begun, now)
         for claim in claims:
             self._begin(claim)
@@ -416,10 +425,11 @@ class Worker:
         return time < self._lease_ends and self.settings.clock.now() < self._lease_ends_at
 
     def _note_trouble(self, error: BaseException, run: str = "") -> None:
-        text = str(error) if not run or run in str(error) else f"run {run!r}: {error}"
-        if text != self._trouble:
+        is_the_runs = run and run not in str(error) and not isinstance(error, StoreUnavailable)
+        text = f"run {run!r}: {error}" if is_the_runs else str(error)
+        if text not in self._troubles:
             _LOG.error("%s", text)
-        self._trouble = text
+            self._troubles.add(text)
 
     async def _heartbeat(self) -> None:
         lease_s = self.worker_settings.lease_s

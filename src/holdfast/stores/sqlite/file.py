@@ -134,6 +134,13 @@ def meaning(error: apsw.Error, path: Path | str) -> StoreError:
             )
         case apsw.FullError():
             return StoreUnavailable(f"{path}: the disk is full. Nothing was written.")
+        case apsw.ReadOnlyError() | apsw.CantOpenError():
+            act = "written" if isinstance(error, apsw.ReadOnlyError) else "opened"
+            return StoreUnavailable(
+                f"{path}: the file cannot be {act}: {error}. Nothing was written. Hint: its user"
+                " needs the right to write both to the file and to its directory, where SQLite"
+                " keeps its write-ahead log."
+            )
         case _:
             return StoreUnavailable(
                 f"{path}: {type(error).__name__}: {error}. Nothing was written."
