@@ -72,35 +72,35 @@ class Worker:
     schedules: Schedules | None = None
     endings: dict[str, Ending] = field(default_factory=dict)
     """The last ending of each run that left memory, while ``only_run`` is set."""
-    _by_uri: dict[str, AgentSpec] = field(default_factory=dict)
-    _runners: dict[str, Runner] = field(default_factory=dict)
-    _starting: set[str] = field(default_factory=set)
-    _draining: bool = False
-    _stopped: bool = False
-    _lease_ends: float = 0.0
-    _lease_ends_at: int = 0
-    _tick: int = 0
+    _by_uri: dict[str, AgentSpec] = field(init=False, default_factory=dict)
+    _runners: dict[str, Runner] = field(init=False, default_factory=dict)
+    _starting: set[str] = field(init=False, default_factory=set)
+    _draining: bool = field(init=False, default=False)
+    _stopped: bool = field(init=False, default=False)
+    _lease_ends: float = field(init=False, default=0.0)
+    _lease_ends_at: int = field(init=False, default=0)
+    _tick: int = field(init=False, default=0)
     """When the schedules want to be kept next, -1 for never."""
-    _claimed_at: int = 0
+    _claimed_at: int = field(init=False, default=0)
     """The time of the last claim, or of the look that found none worth it."""
-    _troubles: set[str] = field(default_factory=set)
+    _troubles: set[str] = field(init=False, default_factory=set)
     """What has been told of errors since the last claim: each once, not at every try."""
-    _trouble_of_store: str = ""
+    _trouble_of_store: str = field(init=False, default="")
     """What the store said when a lease could not be taken or renewed last, empty when it could."""
-    _registered: bool = False
-    _pauses: frozenset[tuple[str, str]] = frozenset()
-    _diverged: list[str] = field(default_factory=list)
+    _registered: bool = field(init=False, default=False)
+    _pauses: frozenset[tuple[str, str]] = field(init=False, default=frozenset())
+    _diverged: list[str] = field(init=False, default_factory=list)
     """Diverged runs that have not been tried with this worker's code."""
-    _mail_seen: int = 0
-    _left: "asyncio.Future[None] | None" = None
-    _claim_lost: bool = False
+    _mail_seen: int = field(init=False, default=0)
+    _left: "asyncio.Future[None] | None" = field(init=False, default=None)
+    _claim_lost: bool = field(init=False, default=False)
     """Whether a claim failed, and nobody knows if it was made."""
-    _blind_s: float = 0.0
-    _blind_until: float = 0.0
+    _blind_s: float = field(init=False, default=0.0)
+    _blind_until: float = field(init=False, default=0.0)
     """Until when nothing is claimed, since a claim has brought a run that is sealed here."""
-    _failures: dict[str, int] = field(default_factory=dict)
+    _failures: dict[str, int] = field(init=False, default_factory=dict)
     """How often each run has left memory with an error, one time after the other."""
-    _letting_go: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
+    _letting_go: "dict[str, asyncio.Task[None]]" = field(init=False, default_factory=dict)
     """Run → who gives it back after a while, for such runs."""
 
     def __post_init__(self) -> None:
