@@ -178,7 +178,7 @@ def test_the_environment_is_asked_unless_the_app_has_a_provider(stage, monkeypat
 
     @hf.agent
     async def job() -> int:
-        return await call(hf.Secret("shop/key"))
+        return await call(hf.Secret("SHOP_KEY"))
 
     monkeypatch.setenv("HOLDFAST_SECRET_SHOP_KEY", "from-the-environment")
     s = stage(job)
@@ -240,10 +240,27 @@ def test_a_value_given_in_place_of_a_secret_is_refused_and_not_quoted(stage):
     with pytest.raises(CodecError, match="expected a secret") as refused_input:
         stage(clerk).start(clerk, VALUE)
     assert_nowhere(str(refused_input.value))
-    with pytest.raises(UsageError) as refused_name:
-        hf.Secret(VALUE)
-    assert_nowhere(str(refused_name.value))
     assert_nowhere(repr(KEY) + str(KEY))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        VALUE,
+        "sk-very-secret-1234567890",
+        "glpat_0123456789abcdefABCD",
+        "AKIAIOSFODNN7EXAMPLE",
+        "eyJhbGciOiJIUzI1NiJ9.e30.abc",
+        "correcthorse",
+    ],
+)
+def test_the_value_given_for_its_name_is_refused_and_not_quoted(stage, value):
+    with pytest.raises(UsageError, match="takes the name of a secret") as refused_name:
+        hf.Secret(value)
+    assert_nowhere(str(refused_name.value), value)
+    with pytest.raises(CodecError, match="expected a secret") as refused_input:
+        stage(clerk).start(clerk, {"$secret": value})
+    assert_nowhere(str(refused_input.value), value)
 
 
 def test_a_model_neither_sees_nor_chooses_secrets(stage):

@@ -41,7 +41,7 @@ PRIORITY_MAX = 1_000
 """Priorities are between this and its negative."""
 MESSAGE_ID_CHARS_MAX = 512
 SUBJECT_CHARS_MAX = 200
-SECRET_NAME_CHARS_MAX = 200
+SECRET_NAME_CHARS_MAX = 64
 SECRET_CHARS_MIN = 6
 """A secret's value has to stand out from other text, or it could not be kept out of the log."""
 SECRETS_KNOWN_MAX = 2_000

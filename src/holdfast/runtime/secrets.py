@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, get_args
 from holdfast.core.codec import SECRET, Codec
 from holdfast.core.limits import SECRET_CHARS_MIN, SECRET_NAME_CHARS_MAX
 from holdfast.core.machine import current_or_none
-from holdfast.core.redaction import Cleaner, Finder
+from holdfast.core.redaction import Cleaner, Finder, find_credentials
 from holdfast.errors import CodecError, NotDone, UsageError
 from holdfast.runtime.context import STEP
 
@@ -30,7 +30,8 @@ T = TypeVar("T")
 Provider = Mapping[str, str] | Callable[[str], str | None]
 """Where values come from: a mapping, or a function, which returns None for an unknown name."""
 
-_NAME = re.compile(rf"[A-Za-z0-9_.:/-]{{1,{SECRET_NAME_CHARS_MAX}}}")
+_NAME = re.compile(rf"[A-Z][A-Z0-9_]{{0,{SECRET_NAME_CHARS_MAX - 1}}}")
+"""Capitals, so that a value that was given instead of its name is no name: names are recorded."""
 _FOUND: contextvars.ContextVar["list[str] | None"] = contextvars.ContextVar(
     "holdfast_secrets", default=None
 )
@@ -41,10 +42,17 @@ def from_environment(name: str) -> str | None:
     """Return the value of ``HOLDFAST_SECRET_NAME``: the provider of an App that was given none.
 
     The prefix is there so that an input from outside, which may name a secret, cannot name any
-    variable of the process. Letters are taken as capitals and what is no letter or digit as ``_``.
+    variable of the process.
     """
-    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return os.environ.get(f"HOLDFAST_SECRET_{plain.upper()}")
+    return os.environ.get(f"HOLDFAST_SECRET_{name}")
+
+
+def _is_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and _NAME.fullmatch(name) is not None
+        and not find_credentials(name, "")  # such as an access key's id, which is in capitals
+    )
 
 
 class Secret(Generic[T]):
@@ -60,16 +68,21 @@ class Secret(Generic[T]):
         await lookup("order-7", hf.Secret("SHOP_KEY"))
 
     Args:
-        name: What the provider knows it by: letters, digits and ``_.:/-``.
+        name: What the provider knows it by, such as ``SHOP_KEY``: capitals, digits and ``_``.
+
+    Raises:
+        UsageError: that is no name; maybe it is the value, so it is not shown.
     """
 
     __slots__ = ("_type", "name")
 
     def __init__(self, name: str) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not _is_name(name):
             raise UsageError(
-                f"the name of a secret has 1 to {SECRET_NAME_CHARS_MAX} letters, digits and"
-                " '_.:/-'; what was given is not shown. Hint: give the name, not the value."
+                "hf.Secret takes the name of a secret, such as 'SHOP_KEY': up to"
+                f" {SECRET_NAME_CHARS_MAX} capitals, digits and '_'. What was given is not shown."
+                " Hint: the value goes into the environment of the workers, as"
+                " HOLDFAST_SECRET_SHOP_KEY, or into hf.App(secrets=…)."
             )
         self.name = name
         self._type: Any = str
@@ -123,7 +136,7 @@ class Secret(Generic[T]):
             if isinstance(value, Secret):
                 return value
             name = value.get(SECRET) if isinstance(value, dict) and len(value) == 1 else None
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not _is_name(name):
                 # Whatever it is, it is not quoted: it may be the value itself.
                 raise PydanticCustomError(SECRET, 'expected a secret, {{"$secret": NAME}}')
             secret = cls(name)
@@ -189,7 +202,7 @@ class Secrets:
         if value is None:
             where = "the App's provider"
             if provider is from_environment:
-                where = f"the environment (HOLDFAST_SECRET_{name.upper()})"
+                where = f"the environment (HOLDFAST_SECRET_{name})"
             raise UsageError(
                 f"secret {name!r} is unknown to this worker: {where} has no value for it."
                 " Hint: set it there, or hf.App(secrets=…)"
