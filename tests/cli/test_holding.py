@@ -46,7 +46,19 @@ def test_limits_of_queues_are_set_and_listed(cli):
         "held": 0,
         "paused_by": "ann",
     }
-    assert cli("queues", "mail", "--json").lines[0]["concurrency"] == 0
+    assert cli("queues", "mail", "--json").lines == [mail], "looking changes nothing"
+    assert cli("queues", "other", "--json").lines == []
+    [changed] = cli("queues", "mail", "--per-key", "0", "--json").lines
+    assert changed == mail | {"per_key": 0}, "what is not said stays"
+    [changed] = cli("queues", "mail", "--rate", "0", "--concurrency", "7", "--json").lines
+    assert changed == mail | {"per_key": 0, "concurrency": 7, "rate": 0, "period_us": 0}
+
+
+def test_a_paused_queue_is_listed_though_nothing_stands_in_it(cli):
+    cli("run", "desk.py:price", "--id", "p", "--input", "1")
+    cli("pause", "--queue", "mail", "--by", "ann")
+    [mail] = cli("queues", "--json").lines
+    assert (mail["queue"], mail["ready"], mail["paused_by"]) == ("mail", 0, "ann")
 
 
 def test_wrong_uses_are_told_what_is_right(cli):

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from holdfast.app import App
 from holdfast.cli.shell import Shell, command
 from holdfast.cli.steer import ByOption, this_person
 from holdfast.cli.text import ago, clean, grid
 from holdfast.errors import UsageError
-from holdfast.ports import Pause, QueueInfo
+from holdfast.ports import Pause, QueueInfo, QueueLimits
 
 __all__ = ["pause_command", "queues_command", "resume_command"]
 
@@ -65,34 +66,50 @@ async def resume_command(
 async def queues_command(
     shell: Shell,
     *,
-    queue: Annotated[
-        str, typer.Argument(metavar="[QUEUE]", help="The queue to set limits of.")
-    ] = "",
+    queue: Annotated[str, typer.Argument(metavar="[QUEUE]", help="Only this one.")] = "",
     concurrency: Annotated[
-        int, typer.Option(min=0, metavar="N", help="How many of its runs are in memory at once.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, metavar="N", help="How many of its runs are in memory at once."),
+    ] = None,
     per_key: Annotated[
-        int, typer.Option(min=0, metavar="N", help="How many of those of one key.")
-    ] = 0,
+        int | None, typer.Option(min=0, metavar="N", help="How many of those of one key.")
+    ] = None,
     rate: Annotated[
         str, typer.Option(metavar="N/TIME", help="How many begin in a time, such as 100/min.")
     ] = "",
 ) -> None:
     """List queues and limits; or set the limits of one.
 
-    Limits hold for all workers at once. Setting some takes back those that are not said again.
+    Limits hold for all workers at once. A limit of 0 is none; one that is not said stays as it is.
     """
     now = time.time_ns() // 1000
-    setting = bool(concurrency or per_key or rate)
+    setting = concurrency is not None or per_key is not None or bool(rate)
     if setting and not queue:
         raise UsageError("say which queue the limits are for")
-    async with shell.app(write=bool(queue)) as app:
-        if queue:
-            number, period_s = _rate(rate)
-            limits = {"concurrency": concurrency, "per_key": per_key}
-            await app.client.limit(queue, **limits, rate=number, period_s=period_s)
-        found = await app.store.queues(now=now)
+    number, period_s = _rate(rate)
+    async with shell.app(write=setting) as app:
+        if setting:
+            had = await _limits(app, queue, now)
+            await app.client.limit(
+                queue,
+                concurrency=had.concurrency if concurrency is None else concurrency,
+                per_key=had.per_key if per_key is None else per_key,
+                rate=number if rate else had.rate,
+                period_s=period_s if rate else had.period_us / 1e6 or 1.0,
+            )
+        found = {info.limits.queue: info for info in await app.store.queues(now=now)}
         pauses = {p.name: p for p in await app.store.pauses() if p.kind == "queue"}
+    for name in pauses:
+        found.setdefault(name, QueueInfo(QueueLimits(name), 0, 0))
+    _list_queues(shell, [found[q] for q in sorted(found) if queue in ("", q)], pauses, now)
+
+
+async def _limits(app: App, queue: str, now: int) -> QueueLimits:
+    infos = await app.store.queues(now=now)
+    return next((i.limits for i in infos if i.limits.queue == queue), QueueLimits(queue))
+
+
+def _list_queues(shell: Shell, found: list[QueueInfo], pauses: dict[str, Pause], now: int) -> None:
     if shell.as_json:
         for info in found:
             shell.emit(_as_json(info, pauses), line=True)
@@ -125,7 +142,7 @@ def _say(shell: Shell, run: str, queue: str, agent: str, said: str, *, done: boo
 
 
 def _rate(text: str) -> tuple[int, float]:
-    if not text:
+    if text in ("", "0"):
         return 0, 1.0
     units = "|".join(_UNITS)
     found = re.fullmatch(rf"(\d+)\s*/\s*([\d.]*)\s*({units})", text)
