@@ -61,6 +61,14 @@ def test_a_paused_queue_is_listed_though_nothing_stands_in_it(cli):
     assert (mail["queue"], mail["ready"], mail["paused_by"]) == ("mail", 0, "ann")
 
 
+def test_a_run_that_has_ended_is_not_paused(cli):
+    cli("run", "desk.py:price", "--id", "p", "--input", "1")
+    refused = cli("pause", "p")
+    assert refused.code == 2
+    assert "run 'p' has succeeded already" in refused.err
+    assert cli("resume", "p", "--json").json["changed"] is False
+
+
 def test_wrong_uses_are_told_what_is_right(cli):
     cli("run", "desk.py:price", "--id", "p", "--input", "1")
     for words, said in (

@@ -12,6 +12,7 @@ from holdfast.app import App
 from holdfast.cli.shell import Shell, command
 from holdfast.cli.steer import ByOption, this_person
 from holdfast.cli.text import ago, clean, grid
+from holdfast.core.state import ENDED
 from holdfast.errors import UsageError
 from holdfast.ports import Pause, QueueInfo, QueueLimits
 
@@ -43,6 +44,9 @@ async def pause_command(
     """
     async with shell.app(write=True) as app:
         found = await app.client.find(run) if run else ""
+        row = await app.client.row(found) if found else None
+        if row is not None and row.status in ENDED and not (queue or agent):
+            raise UsageError(f"run {found!r} has {row.status} already")
         who = by or this_person()
         done = await app.client.pause(run=found, queue=queue, agent=agent, by=who)
     _say(shell, found, queue, agent, "paused" if done else "paused already", done=done)
