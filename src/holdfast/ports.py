@@ -385,8 +385,8 @@ class Store(Protocol):
     async def next_wake(self, agents: Sequence[str], *, after: int = 0) -> int:
         """Return the earliest ``wake_at`` of these agents' runs that nobody holds, 0 for none.
 
-        Those that are not ``after`` a time are left out, and so may those be whose time had come at
-        an earlier claim.
+        Those that are not ``after`` a time are left out, and so are those that are ready before
+        their time, for nobody needs to wake them.
         """
         ...
 

@@ -533,6 +533,12 @@ class WakesForThePast(MemoryStore):
         return await super().next_wake(agents, after=min(after, 0))
 
 
+@seen_by("nobody_waits_for_the_time_of_a_run_that_is_ready", walk=True)
+class WakesTheReady(MemoryStore):
+    def _is_ready_before(self, _held, _wake_at):
+        return False
+
+
 @seen_by("what_is_paused_is_not_claimed")
 class NothingPauses(MemoryStore):
     def _is_paused(self, row):

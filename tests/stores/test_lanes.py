@@ -10,11 +10,14 @@ import random
 
 import pytest
 
-from holdfast.ports import QueueLimits
+from holdfast.ports import Pause, QueueLimits
 from holdfast.stores.lanes import Lane, Ready, Room, choose
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.sqlite import SqliteStore, line
-from holdfast.testing.harness import begin, claim
+from holdfast.stores.postgres import PostgresStore
+from holdfast.stores.postgres import line as postgres_line
+from holdfast.stores.sqlite import SqliteStore
+from holdfast.stores.sqlite import line as sqlite_line
+from holdfast.testing.harness import NOW, begin, claim
 from holdfast.testing.queues import claims_of_a_schedule
 
 
@@ -126,17 +129,50 @@ def test_stores_claim_alike(seed, tmp_path):
     asyncio.run(main())
 
 
-def test_with_more_lanes_than_a_claim_compares_every_lane_has_its_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr(line, "LANES_MAX", 3)
+@pytest.fixture(params=["sqlite", "postgres"])
+def opening(request, tmp_path, monkeypatch):
+    """What opens a store of which a claim compares three lanes."""
+    if request.param == "sqlite":
+        monkeypatch.setattr(sqlite_line, "LANES_MAX", 3)
+        return lambda: SqliteStore.open(tmp_path / "s.db", inline=True)
+    monkeypatch.setattr(postgres_line, "LANES_MAX", 3)
+    url = request.getfixturevalue("postgres").database()
+    return lambda: PostgresStore.open(url, create=True, lease_clock="caller")
 
+
+def test_with_more_lanes_than_a_claim_compares_every_lane_has_its_turn(opening):
     async def main():
-        store = await SqliteStore.open(tmp_path / "s.db", inline=True)
+        store = await opening()
         for n in range(10):
             await begin(store, f"r{n}", key=f"k{n}")
+            await begin(store, f"s{n}", key=f"k{n}", agent=f"agent:other{n % 2}")
+        agents = ["agent:test", "agent:other0", "agent:other1"]
+        claimed = []
+        for _ in range(20):
+            claimed += [c.row.run for c in await claim(store, "ann", agents=agents, limit=1)]
+        assert sorted(claimed) == sorted(f"{kind}{n}" for n in range(10) for kind in "rs")
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_lanes_that_may_not_be_taken_from_do_not_hide_the_others(opening):
+    async def main():
+        store = await opening()
+        for n in range(10):
+            await begin(store, f"r{n}", key=f"k{n}")
+            if n not in (7, 9):
+                await store.pause(Pause("run", f"r{n}", "ann", NOW))
+        looks = [await store.ready(["agent:test"], now=NOW) for _ in range(8)]
+        assert any(looks[:4])
+        assert any(looks[4:])
         claimed = []
         for _ in range(10):
             claimed += [c.row.run for c in await claim(store, "ann", limit=1)]
-        assert sorted(claimed) == [f"r{n}" for n in range(10)]
+        assert sorted(claimed) == ["r7", "r9"]
+        await begin(store, "late", key="k00")
+        again = [c.row.run for _ in range(4) for c in await claim(store, "ann", limit=1)]
+        assert again == ["late"]
         await store.close()
 
     asyncio.run(main())

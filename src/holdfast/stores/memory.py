@@ -293,7 +293,9 @@ class MemoryStore(SubjectsInMemory):
         parked = (
             held.row.wake_at
             for held in self._runs.values()
-            if not held.worker and held.row.agent in agents
+            if not held.worker
+            and held.row.agent in agents
+            and not self._is_ready_before(held, held.row.wake_at)
         )
         return min((at for at in parked if at > after), default=0)
 
@@ -406,6 +408,10 @@ class MemoryStore(SubjectsInMemory):
     def _letters(self, run: str) -> list[Letter]:
         unread = [Letter(n, message, 0) for n, message in self._inboxes[run].items()]
         return sorted([*self._taken[run].values(), *unread], key=lambda letter: letter.n)
+
+    def _is_ready_before(self, held: _Run, wake_at: int) -> bool:
+        since = self._ready_since(held, 0)
+        return since is not None and since <= wake_at
 
     def _ready_since(self, held: _Run, now: int) -> int | None:
         """Return since when a run could go on, None when it cannot."""

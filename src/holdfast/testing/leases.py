@@ -188,6 +188,13 @@ class LeaseConformance:
         agree("next_wake", await store.next_wake(["agent:test"]), NOW + 7)
 
     @on_a_store
+    async def test_nobody_waits_for_the_time_of_a_run_that_is_ready(self, store: Store) -> None:
+        for name, wake_at in (("r1", NOW + 5), ("r2", NOW + 7)):
+            await park(store, await hold(store, name), wake_at=wake_at)
+        await store.deliver([letter("r1", "m1", at=NOW + 1)])
+        agree("next_wake", await store.next_wake(["agent:test"], after=NOW), NOW + 7)
+
+    @on_a_store
     async def test_a_worker_learns_whether_a_claim_is_worth_it(self, store: Store) -> None:
         async def ready(now: int, agent: str = "agent:test") -> bool:
             return await store.ready([agent], now=now)

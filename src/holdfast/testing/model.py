@@ -172,9 +172,17 @@ class StoreModel:
         return largest, [InboxMessage(n, mail[n]) for n in sorted(mail)]
 
     def next_wake(self, agents: Sequence[str], after: int = 0) -> int:
-        """Return the earliest time at which a run that nobody holds wants to wake."""
-        rows = [run.row for run in self.runs.values() if not run.worker]
+        """Return the earliest time at which a run that nobody holds, and is not ready, will be."""
+        free = [name for name, run in self.runs.items() if not run.worker]
+        rows = [self.runs[name].row for name in free if not self._is_ready_in_time(name)]
         return min((r.wake_at for r in rows if r.wake_at > after and r.agent in agents), default=0)
+
+    def _is_ready_in_time(self, name: str) -> bool:
+        """Tell whether something else than its time has made a run ready, not after its time."""
+        run, row = self.runs[name], self.runs[name].row
+        mail = [m.at for n, m in self.unread[name].items() if n > run.seen]
+        since = [row.updated_at] if row.status in ("pending", "running") else mail
+        return row.status not in ENDED and min(since, default=row.wake_at + 1) <= row.wake_at
 
     def learn_unread(self, run: str, answer: Sequence[InboxMessage]) -> None:
         """Check a whole inbox and learn the numbers of what has arrived."""

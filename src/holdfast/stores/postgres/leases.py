@@ -13,7 +13,7 @@ from holdfast.core.state import RunRow
 from holdfast.ports import Claim, WorkerInfo
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import Flow, Round, Row
-from holdfast.stores.postgres.line import Line, lease, reading
+from holdfast.stores.postgres.line import Line, Tour, lease, reading
 from holdfast.stores.postgres.schema import check_version
 from holdfast.stores.postgres.values import Texts
 
@@ -34,6 +34,7 @@ def claim(
     limit: int,
     run: str,
     family: str,
+    tour: Tour,
     url: str,
 ) -> Flow[list[Claim]]:
     """Free what was lost, renew this worker's lease and lease ready runs.
@@ -41,7 +42,8 @@ def claim(
     ``now`` is what ``wake_at`` is compared with: whoever set a timer had a clock like the caller's.
     Leases go by ``lease_now``, None for the database's clock.
     """
-    asked = Texts(sorted(set(agents)))
+    names = sorted(set(agents))
+    asked = Texts(names)
     rounds: Round = [
         (sql.VERSION, ()),
         (sql.FREE_LOST, (lease_now,)),
@@ -53,15 +55,16 @@ def claim(
         (((version,),), *_, leased) = yield rounds
     else:
         rounds.append((sql.WAKE_UP, (asked, now, _WOKEN_MAX)))
-        reads = reading(asked, limit=limit, family=family)
+        reads = reading(names, tour, limit=limit, family=family)
         (((version,),), *found) = yield [*rounds, *reads]
-        found = found[-len(reads) :]
-        for _ in range(_TRIES):
-            line = Line(found, now)
+        line = Line(found[-len(reads) :], now)
+        leased = yield from lease(worker, line, limit)
+        tries = 1
+        while line.wanted and not leased and tries < _TRIES:
+            line, tries = Line((yield reads), now), tries + 1  # others were faster
             leased = yield from lease(worker, line, limit)
-            if leased or not line.wanted:
-                break
-            found = yield reads  # others were faster; there may be more
+        if not family:
+            tour.note(names, line.lanes())
     check_version(version, url)  # a lease that was taken by mistake runs out by itself
     return [Claim(RunRow(*row), epoch) for epoch, *row in leased]
 

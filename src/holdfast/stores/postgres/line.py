@@ -12,13 +12,39 @@ from dataclasses import dataclass
 from holdfast.ports import QueueInfo, QueueLimits
 from holdfast.stores.lanes import LANES_MAX, Lane, Ready, Room, choose
 from holdfast.stores.postgres import statements as sql
-from holdfast.stores.postgres.flow import Flow, Round, Row
+from holdfast.stores.postgres.flow import Flow, Round, Row, Statement
 from holdfast.stores.postgres.values import Ints, Texts
 
-__all__ = ["Line", "lease", "queues", "reading"]
+__all__ = ["Line", "Tour", "lease", "queues", "reading"]
 
 _KEYED_HEADS = 16
 """Runs of one lane with a key that one claim looks at."""
+
+
+_NOWHERE = ("", sql.PRIORITY_NOWHERE, "")
+
+
+class Tour:
+    """From which lane on the next claim looks, where an agent has more than one compares."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, int, str]] = {}
+        """Agent → the last lane looked at: queue, priority, key."""
+
+    def places(self, agents: Sequence[str]) -> tuple[Texts, Texts, Ints, Texts]:
+        """Return the columns of what is asked: for each agent, behind which lane to begin."""
+        begin = [self._last.get(agent, _NOWHERE) for agent in agents]
+        queues, priorities, keys = zip(*begin, strict=True) if begin else ((), (), ())
+        return Texts(agents), Texts(queues), Ints(priorities), Texts(keys)
+
+    def note(self, agents: Sequence[str], lanes: set[Row]) -> None:
+        """Go on behind the lanes of these agents that were compared, if these were not all."""
+        for agent in agents:
+            mine = sorted(tuple(place) for asked, *place in lanes if asked == agent)
+            begin = self._last.pop(agent, _NOWHERE)
+            if len(lanes) >= LANES_MAX:  # behind those from ``begin`` on came those up to it
+                wrapped = [place for place in mine if place <= begin]
+                self._last[agent] = (wrapped or mine or [begin])[-1]
 
 
 @dataclass(slots=True)
@@ -30,21 +56,30 @@ class Line:
     wanted: bool = False
     """Whether a run was chosen."""
 
+    def lanes(self) -> set[Row]:
+        """Return the lanes that were compared: agent, queue, priority, key."""
+        _, _, heads, _ = self.found
+        return {row[1:5] for row in heads}
+
     def choose(self, limit: int) -> tuple[list[int], dict[str, int]]:
         """Return the numbers of the best runs, and the claims of the queues that have limits."""
-        limits, places, heads, keyed, begun, busy = self.found
+        limits, places, heads, busy = self.found
         rules = {name: QueueLimits(name, *rest[:4]) for name, *rest in limits}
         used = {name: rest[4] for name, *rest in limits}
-        held = Counter({(queue, key): count for queue, key, count in busy})
         paused = {(kind, name) for kind, name in places}
+        held: Counter[tuple[str, str | None]] = Counter()
+        for queue, key, number in busy:
+            held[queue, key] += number
+            held[queue, None] += number
         waiting: dict[Row, list[Ready]] = {}
         resumed: dict[Row, list[Ready]] = {}
-        for into, rows in ((waiting, heads), (waiting, keyed), (resumed, begun)):
-            for *place, since, run, was_claimed, n in rows:
-                into.setdefault(tuple(place), []).append(Ready(since, run, was_claimed, n))
+        for begun, agent, queue, priority, key, *ready in heads:
+            if ready[1] is not None:  # else all that stands there is paused
+                into = resumed if begun else waiting
+                into.setdefault((agent, queue, priority, key), []).append(Ready(*ready))
 
         def count(queue: str, key: str | None) -> int:
-            return sum(n for (q, k), n in held.items() if q == queue and key in (None, k))
+            return held[queue, key]
 
         lanes = [
             Lane(queue, priority, key, _fetch(runs, resumed.get((agent, queue, priority, key), [])))
@@ -56,18 +91,15 @@ class Line:
         return [ready.n for ready in chosen], {name: rest[5] for name, *rest in limits}
 
 
-def reading(asked: Texts, *, limit: int, family: str = "") -> Round:
+def reading(agents: Sequence[str], tour: Tour, *, limit: int, family: str = "") -> Round:
     """Return the statements whose rows make a ``Line``."""
+    heads: Statement
     if family:
-        nothing = ("SELECT 1 WHERE false", ())
-        heads: Round = [(sql.FAMILY, (asked, family, family, family)), nothing, nothing]
+        heads = (sql.FAMILY, (Texts(agents), family, family, family))
     else:
-        heads = [
-            (sql.HEADS, (asked, LANES_MAX, 4 * limit + 64)),
-            (sql.HEADS_KEYED, (asked, LANES_MAX, _KEYED_HEADS)),
-            (sql.HEADS_BEGUN, (asked, LANES_MAX, _KEYED_HEADS)),
-        ]
-    return [(sql.LIMITS, ()), (sql.PAUSED_PLACES, ()), *heads, (sql.BUSY, ())]
+        at_most = (4 * limit + 64, _KEYED_HEADS, _KEYED_HEADS)
+        heads = (sql.HEADS, (*tour.places(agents), LANES_MAX, LANES_MAX, *at_most))
+    return [(sql.LIMITS, ()), (sql.PAUSED_PLACES, ()), heads, (sql.BUSY, ())]
 
 
 def lease(worker: str, line: Line, limit: int) -> Flow[list[Row]]:

@@ -9,7 +9,7 @@ from holdfast.core.state import RunRow
 from holdfast.ports import InboxMessage, Letter, Message
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.flow import Flow, Row
-from holdfast.stores.postgres.line import Line, reading
+from holdfast.stores.postgres.line import Line, Tour, reading
 from holdfast.stores.postgres.payloads import loaded
 from holdfast.stores.postgres.values import Texts
 
@@ -73,14 +73,17 @@ def rows(
     return [RunRow(*fields) for fields in found]
 
 
-def ready(agents: Sequence[str], *, now: int, lease_now: int | None) -> Flow[bool]:
+def ready(agents: Sequence[str], *, now: int, lease_now: int | None, tour: Tour) -> Flow[bool]:
     """Tell whether a claim would find something."""
-    asked = Texts(sorted(set(agents)))
+    names = sorted(set(agents))
+    asked = Texts(names)
     (((certain, perhaps),),) = yield [(sql.READY, (lease_now, asked, now, asked))]
     if certain or not perhaps:
         return bool(certain)
-    line = yield reading(asked, limit=1)
-    numbers, _ = Line(line, now).choose(1)
+    found = yield reading(names, tour, limit=1)
+    line = Line(found, now)
+    numbers, _ = line.choose(1)
+    tour.note(names, line.lanes())
     return bool(numbers)
 
 

@@ -23,8 +23,6 @@ __all__ = [
     "FREE",
     "FREE_LOST",
     "HEADS",
-    "HEADS_BEGUN",
-    "HEADS_KEYED",
     "HEARTBEAT",
     "HELD",
     "HELD_BY_QUEUE",
@@ -47,6 +45,7 @@ __all__ = [
     "PAUSED_PLACES",
     "PAUSES",
     "PLACE",
+    "PRIORITY_NOWHERE",
     "READY",
     "READY_BY_QUEUE",
     "RECEIVE",
@@ -69,6 +68,9 @@ __all__ = [
     "WORKERS",
     "write",
 ]
+
+PRIORITY_NOWHERE = -(2**62)
+"""Below every priority: the place in front of all lanes."""
 
 _DELIVERING_KEY, _SEQUENCING_KEY = 0x686F6C6401, 0x686F6C6402  # 'hold', 1 and 2
 
@@ -305,33 +307,42 @@ SELECT name, concurrency, per_key, rate, period_us, used, claims
 FROM holdfast.queue ORDER BY name"""
 PAUSED_PLACES = "SELECT kind, name FROM holdfast.pause WHERE kind IN ('agent', 'queue')"
 _LANES = """
-WITH RECURSIVE lane AS (
-  SELECT asked.agent, first.* FROM unnest(%s) AS asked (agent), LATERAL (
-    SELECT queue, priority, key FROM holdfast.run
-    WHERE run.agent = asked.agent AND ready_at IS NOT NULL
-    ORDER BY queue, priority, key LIMIT 1) AS first
+WITH RECURSIVE asked AS (
+  SELECT agent, queue COLLATE "C" AS queue, priority, key COLLATE "C" AS key
+  FROM unnest(%s, %s, %s, %s) AS asked (agent, queue, priority, key)
+), lane AS (
+  SELECT agent, queue, priority, key, 0 AS turn, 0 AS n FROM asked
   UNION ALL
-  SELECT lane.agent, next.* FROM lane, LATERAL (
+  SELECT agent, '', NOWHERE, '', 1, 0 FROM asked WHERE priority > NOWHERE
+  UNION ALL
+  SELECT lane.agent, next.*, lane.turn, lane.n + 1 FROM lane JOIN asked USING (agent), LATERAL (
     SELECT queue, priority, key FROM holdfast.run
     WHERE run.agent = lane.agent AND ready_at IS NOT NULL
       AND (queue, priority, key) > (lane.queue, lane.priority, lane.key)
+      AND (lane.turn = 0 OR (queue, priority, key) <= (asked.queue, asked.priority, asked.key))
     ORDER BY queue, priority, key LIMIT 1) AS next
-), compared AS (SELECT * FROM lane LIMIT %s)"""
+  WHERE lane.n < %s
+), compared AS (
+  SELECT agent, queue, priority, key FROM lane WHERE n > 0 ORDER BY turn, n, agent LIMIT %s
+)""".replace("NOWHERE", str(PRIORITY_NOWHERE))
 _HEADS = _sql("""
-SELECT compared.*, head.* FROM compared, LATERAL (
+SELECT @MORE AS begun, compared.*, head.* FROM compared LEFT JOIN LATERAL (
   SELECT ready_at, id, epoch > 0, n FROM holdfast.run
   WHERE run.agent = compared.agent AND run.queue = compared.queue
     AND run.priority = compared.priority AND run.key = compared.key
-    AND ready_at IS NOT NULL@BEGUN AND NOT @IS_PAUSED
-  ORDER BY ready_at, id LIMIT %s) AS head
+    AND ready_at IS NOT NULL AND (NOT @MORE OR epoch > 0) AND NOT @IS_PAUSED
+  ORDER BY ready_at, id LIMIT %s) AS head ON true
 WHERE @WHICH""")
-HEADS = _LANES + _HEADS.replace("@BEGUN", "").replace("@WHICH", "compared.key = ''")
-HEADS_KEYED = _LANES + _HEADS.replace("@BEGUN", "").replace("@WHICH", "compared.key <> ''")
-HEADS_BEGUN = _LANES + _HEADS.replace("@BEGUN", " AND epoch > 0").replace(
-    "@WHICH", "compared.queue IN (SELECT name FROM holdfast.queue WHERE rate > 0)"
+HEADS = _LANES + "UNION ALL".join(
+    _HEADS.replace("@MORE", more).replace("@WHICH", which)
+    for more, which in (
+        ("false", "compared.key = ''"),
+        ("false", "compared.key <> ''"),
+        ("true", "compared.queue IN (SELECT name FROM holdfast.queue WHERE rate > 0)"),
+    )
 )
 FAMILY = _sql("""
-SELECT agent, queue, priority, key, ready_at, id, epoch > 0, n FROM holdfast.run
+SELECT false, agent, queue, priority, key, ready_at, id, epoch > 0, n FROM holdfast.run
 WHERE agent = ANY(%s) AND ready_at IS NOT NULL AND NOT @IS_PAUSED
   AND (id = %s OR (id > %s || '/' AND id < %s || '0'))
 ORDER BY ready_at, id""")  # 0 comes after the slash

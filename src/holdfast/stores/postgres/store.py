@@ -84,6 +84,7 @@ class PostgresStore:
         self._patience_s = patience_s
         self._near, self._far = Link(server), Link(server)
         self._news = News(server, self._near, uuid4().hex)
+        self._tour, self._look = line.Tour(), line.Tour()
         self._writer = Writer(server, patience_s=patience_s, written=self._written)
         self._transactor = Transactor(server, self._writer.chunks)
         self._bodies: ThreadPoolExecutor | None = None
@@ -208,6 +209,7 @@ class PostgresStore:
             limit=limit,
             run=run,
             family=family,
+            tour=self._tour,
             url=self.url,
         )
         try:  # once: if the answer is lost, ``held`` tells
@@ -291,7 +293,7 @@ class PostgresStore:
 
     async def ready(self, agents: Sequence[str], *, now: int) -> bool:
         lease_now = self._lease_now(now)
-        ready = partial(queries.ready, agents, now=now, lease_now=lease_now)
+        ready = partial(queries.ready, agents, now=now, lease_now=lease_now, tour=self._look)
         return await self._ask(self._near, ready)
 
     async def held(self, worker: str) -> list[Claim]:
