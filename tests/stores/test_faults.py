@@ -428,7 +428,7 @@ class UntilIsExclusive(MemoryStore):
         return await super().read(run, until=max(until - 1, 0), **facts)
 
 
-@seen_by("a_run_released_in_the_middle_is_ready", walk=True)
+@seen_by("a_run_released_in_the_middle_is_ready")
 class KeepsTheOldTime(MemoryStore):
     def _write(self, change):
         before = self._runs[change.run].row.updated_at
@@ -533,7 +533,7 @@ class WakesForThePast(MemoryStore):
         return await super().next_wake(agents, after=min(after, 0))
 
 
-@seen_by("nobody_waits_for_the_time_of_a_run_that_is_ready", walk=True)
+@seen_by("nobody_waits_for_the_time_of_a_run_that_is_ready")
 class WakesTheReady(MemoryStore):
     def _is_ready_before(self, _held, _wake_at):
         return False
