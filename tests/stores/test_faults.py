@@ -191,7 +191,7 @@ class ClaimsTheEnded(MemoryStore):
         return claims
 
 
-@seen_by("a_run_released_in_the_middle_is_ready")
+@seen_by("a_run_released_in_the_middle_is_ready", walk=True)
 class WantsARunParked(MemoryStore):
     def _ready_since(self, held, now):
         since = super()._ready_since(held, now)
@@ -428,7 +428,7 @@ class UntilIsExclusive(MemoryStore):
         return await super().read(run, until=max(until - 1, 0), **facts)
 
 
-@seen_by("a_run_released_in_the_middle_is_ready")
+@seen_by("a_run_released_in_the_middle_is_ready", walk=True)
 class KeepsTheOldTime(MemoryStore):
     def _write(self, change):
         before = self._runs[change.run].row.updated_at
