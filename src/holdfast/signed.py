@@ -58,12 +58,16 @@ class Notary(Protocol):
     size: int
     """How many leaves the tree has, -1 before the first ``resume``."""
 
-    def resume(self, tails: Sequence[Sequence[bytes]]) -> None:
+    def resume(self, tails: Sequence[Sequence[bytes]], head: Head | None) -> None:
         """Take up a tree.
 
         Args:
             tails: From level 0 up, the hashes behind the last full tile of each level: leaf hashes
                 at level 0, above that the roots of full tiles.
+            head: The newest head, None for a log that nobody has signed yet.
+
+        Raises:
+            ProofRefused: the tree is not the one that was signed.
         """
         ...
 

@@ -73,24 +73,58 @@ def test_every_commit_has_a_head_that_covers_it(tmp_path):
     assert [size for (size,) in heads] == sizes
 
 
-def test_of_heads_before_the_last_full_tile_one_per_tile_is_kept(tmp_path):
+@pytest.mark.parametrize("added", [3, 4, 300])
+def test_of_heads_before_the_last_full_tile_the_first_in_each_is_kept(tmp_path, added):
     async def main():
         store = await open_signed(tmp_path / "log.db")
         await begin(store)
         writing = Writing(store)
         await writing.start("one")
-        for _ in range(199):
-            await writing.add("one", *[ev.StreamEmitted(1)] * 3)
+        for _ in range(600 // added):
+            await writing.add("one", *[ev.StreamEmitted(1)] * added)
         await covered(store)
         await store.close()
 
     asyncio.run(main())
     heads = [size for (size,) in rows(tmp_path / "log.db", "SELECT size FROM head ORDER BY size")]
-    assert heads == [0, 256, *range(514, 599, 3)][: len(heads)]
-    assert heads[-1] == 598
+    made = [0, *range(1, 602, added)]
+    first = [next(size for size in made if size >= begun) for begun in (0, 256, 512)]
+    assert heads == sorted({*first, *(size for size in made if size >= 512)})
     tiles = rows(tmp_path / "log.db", "SELECT level, n, length(hashes) FROM tile")
     assert tiles == [(0, 0, 8192), (0, 1, 8192)]
     assert verify_file(tmp_path / "log.db").ok
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE event SET leaf = CAST(replace(leaf, 'step', 'stop') AS BLOB) WHERE pos = 3",
+        "UPDATE head SET root = zeroblob(32) WHERE size = (SELECT max(size) FROM head)",
+        "UPDATE head SET signature = zeroblob(64) WHERE size = (SELECT max(size) FROM head)",
+        "DELETE FROM head WHERE size = (SELECT max(size) FROM head)",
+    ],
+    ids=["leaf", "root", "signature", "head"],
+)
+def test_nothing_is_signed_on_top_of_what_was_not_signed(tmp_path, damage):
+    async def main():
+        store = await open_signed(tmp_path / "log.db")
+        await begin(store)
+        writing = Writing(store)
+        await writing.start("one")
+        for number in range(3):
+            await writing.add("one", ev.StepStarted(f"m#{number + 1}", "read"))
+        await store.close()
+        before = rows(tmp_path / "log.db", damage + " RETURNING 1")
+        assert before
+        left = rows(tmp_path / "log.db", "SELECT count(*) FROM event")
+        writing.store = await open_signed(tmp_path / "log.db")
+        with pytest.raises(ProofRefused, match="holdfast verify"):
+            await writing.add("one", ev.StreamEmitted(1))
+        await writing.store.close()
+        assert rows(tmp_path / "log.db", "SELECT count(*) FROM event") == left
+
+    asyncio.run(main())
+    assert not verify_file(tmp_path / "log.db").ok
 
 
 def test_a_group_commit_has_one_head(tmp_path):

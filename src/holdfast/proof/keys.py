@@ -111,7 +111,7 @@ def notaries(path: Path) -> Notaries:
     def notary(signer: Signer) -> Notary:
         for key in read_keys(path):
             if str(key.verifier) == signer.key:
-                return TreeNotary(key)
+                return TreeNotary(key, signer.since)
         raise KeyMissing(
             f"the store is signed by {signer.key}, and its private key is not in {path}."
             f" Nothing was written. Hint: {KEY_VARIABLE}=FILE names the file that has it.",

@@ -31,7 +31,7 @@ PAYLOADS = (b"1", conversation(3), conversation(20), None)
 def notaries(signer: Signer) -> Notary:
     """Return who signs for one of the keys above."""
     (key,) = [key for key in (KEY, HEIR) if str(key.verifier) == signer.key]
-    return TreeNotary(key)
+    return TreeNotary(key, signer.since)
 
 
 async def open_signed(path: Path, *, inline: bool = True) -> SqliteStore:

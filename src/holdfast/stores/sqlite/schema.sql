@@ -170,7 +170,7 @@ CREATE TABLE signer (
 
 -- head: signed tree heads. The newest one covers every event, for it is written in the commit that
 -- adds them: leaf `i` of the tree is the event at position `i + 1`. Of the tiles before the last,
--- one head each is kept, of the last one that of every commit.
+-- the first head in each is kept, of the last one that of every commit.
 CREATE TABLE head (
   size INTEGER PRIMARY KEY,
   root BLOB NOT NULL,

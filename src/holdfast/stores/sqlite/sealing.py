@@ -10,7 +10,8 @@ from the last full tiles and what stands behind them; who finds another signer a
 and without that key its transaction fails.
 
 Invariants, once there is a signer: the newest head's size is the number of events; a row of
-``tile`` never changes; of the heads before the last full tile one per tile is kept.
+``tile`` never changes; of the heads before the last full tile the first in each is kept; nothing is
+signed on top of a tree that is not the one that was signed.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ class Sealing:
 
         Raises:
             KeyMissing: the store is signed, and the key is not at hand.
+            ProofRefused: what the store keeps is not what was signed; nothing is built on it.
         """
         hashes, self._hashes = self._hashes, []
         if not hashes:
@@ -83,8 +85,8 @@ class Sealing:
             self._ask(signer)
         assert self._notary is not None
         if not self._current or self._notary.size != size:
-            self._notary.resume(self._tails(size))
-            assert self._notary.size == size, f"the tree has {self._notary.size} leaves, not {size}"
+            ((last,),) = self._all(sql.LAST_POSITION)
+            self._notary.resume(self._tails(last - len(hashes)), self._head())
         self._integrate([bytes.fromhex(hash_) for hash_ in hashes])
 
     def forget(self) -> None:
@@ -94,17 +96,21 @@ class Sealing:
 
     def enrol(self, choose: Callable[[Head | None], Signer]) -> Signer:
         """Have another key sign, and integrate what there is; ``SignedLog.enrol`` tells more."""
-        heads = [Head(*row) for row in self._all(sql.HEAD)]
-        signer = choose(heads[0] if heads else None)
+        head = self._head()
+        signer = choose(head)
         self._execute(sql.NEW_SIGNER, signer)
         ((number, _),) = self._all(sql.SEALED)
         self._ask(number)
-        if not heads:
+        if head is None:
             assert self._notary is not None
-            self._notary.resume(())
+            self._notary.resume((), None)
             self._integrate([])
             self._integrate_all()
         return signer
+
+    def _head(self) -> Head | None:
+        rows = self._all(sql.HEAD)
+        return Head(*rows[0]) if rows else None
 
     def _ask(self, number: int) -> None:
         """Get a notary for the newest signer."""
@@ -121,7 +127,7 @@ class Sealing:
         for tile in tiles:
             self._execute(sql.NEW_TILE, tile)
         if before // TILE_HASHES != size // TILE_HASHES:
-            # Heads in the middle of what is full now have told all they can.
+            # Of the heads of what is full now the first stays; the others have told all they can.
             begun = before // TILE_HASHES * TILE_HASHES
             self._execute(sql.HEADS_OVER, (begun, size))
         self._execute(sql.NEW_HEAD, (size, root, signature))

@@ -27,6 +27,7 @@ __all__ = [
     "IS_DUE",
     "KNOWN",
     "LANE",
+    "LAST_POSITION",
     "LATEST",
     "LEASE",
     "LET_GO",
@@ -237,9 +238,11 @@ SIGNERS = "SELECT key, since, statement FROM signer ORDER BY n"
 NEW_SIGNER = "INSERT INTO signer (key, since, statement) VALUES (?, ?, ?)"
 HEAD = "SELECT size, root, signature FROM head WHERE size = (SELECT max(size) FROM head)"
 NEW_HEAD = "INSERT INTO head (size, root, signature) VALUES (?, ?, ?)"
-HEADS_OVER = "DELETE FROM head WHERE size > ? AND size < ?"
+HEADS_OVER = """
+DELETE FROM head WHERE size > (SELECT min(size) FROM head WHERE size >= ?) AND size < ?"""
 NEW_TILE = "INSERT INTO tile (level, n, root, hashes) VALUES (?, ?, ?, ?)"
 TILE = "SELECT hashes FROM tile WHERE level = ? AND n = ?"
 TILE_ROOTS = "SELECT root FROM tile WHERE level = ? AND n >= ? ORDER BY n LIMIT ?"
 TAIL = "SELECT leaf FROM event WHERE pos > ? ORDER BY pos LIMIT ?"
+LAST_POSITION = "SELECT coalesce(max(pos), 0) FROM event"
 INDEX = "SELECT pos - 1 FROM event WHERE run = (SELECT n FROM run WHERE id = ?) AND seq = ?"
