@@ -25,11 +25,11 @@ from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.schedules import Schedule, Schedules
 from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
-from holdfast.signed import Notary, Signer
+from holdfast.signed import Notaries, Notary, Signer
 from holdfast.stores.vault import Vault
 from holdfast.stores.vaulted import VaultedStore
 
-__all__ = ["App", "SyncClient", "connect", "migrate_store", "open_store", "run"]
+__all__ = ["App", "SyncClient", "connect", "migrate_store", "open_store", "run", "store_file"]
 
 DEFAULT_STORE = "holdfast.db"
 UNSET = "(HOLDFAST_VAULT is not set)"
@@ -52,7 +52,11 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
     if _is_postgres(url):
         from holdfast.stores.postgres import PostgresStore  # noqa: PLC0415 - only if wanted
 
-        return vaulted(await PostgresStore.open(url, create=create, read_only=read_only))
+        return vaulted(
+            await PostgresStore.open(
+                url, create=create, read_only=read_only, notaries=_notaries(None)
+            )
+        )
     if colon and scheme not in ("sqlite", "file") and len(scheme) > 1 and rest.startswith("//"):
         raise UsageError(
             f"store {url!r}: expected a path, sqlite:///PATH, postgresql://… or memory:"
@@ -61,14 +65,27 @@ async def open_store(url: str, *, create: bool = True, read_only: bool = False) 
 
     path = Path(rest.removeprefix("//") if scheme == "sqlite" and colon else url)
 
+    return vaulted(
+        await SqliteStore.open(path, create=create, read_only=read_only, notaries=_notaries(path))
+    )
+
+
+def _notaries(store: Path | None) -> Notaries:
+    """Return who signs for a store; its file is None if it is none."""
+
     def notary(signer: Signer) -> Notary:
         from holdfast.proof import keys  # noqa: PLC0415 - only if the store is signed
 
-        return keys.notaries(keys.key_file(path))(signer)
+        return keys.notaries(keys.key_file(store))(signer)
 
-    return vaulted(
-        await SqliteStore.open(path, create=create, read_only=read_only, notaries=notary)
-    )
+    return notary
+
+
+def store_file(url: str) -> Path | None:
+    """Return the file of a SQLite store by its URL, None for a store of another kind."""
+    if url == "memory:" or ("://" in url and not url.startswith("sqlite://")):
+        return None
+    return Path(url.removeprefix("sqlite://"))
 
 
 _VAULTS: "weakref.WeakKeyDictionary[Store, Vault]" = weakref.WeakKeyDictionary()
@@ -82,10 +99,9 @@ def vaulted(store: Store) -> VaultedStore:
     """
     if isinstance(store, VaultedStore):
         return store
-    scheme, _, path = store.url.partition("://")
     if store.url == "memory:":
         return VaultedStore(store, _VAULTS.setdefault(store, Vault(None)))
-    return VaultedStore(store, Vault(vault_file(Path(path) if scheme == "sqlite" else None)))
+    return VaultedStore(store, Vault(vault_file(store_file(store.url))))
 
 
 def vault_file(store: Path | None) -> Path:

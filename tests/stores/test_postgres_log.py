@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from holdfast.core import events as ev
-from holdfast.stores.postgres import PostgresStore, queries
+from holdfast.stores.postgres import PostgresStore, sequencer
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.batch import Batch, Chain, Post
 from holdfast.stores.postgres.flow import drive_inside
@@ -121,7 +121,7 @@ def test_followers_miss_nothing_whatever_the_order_of_commits(on, seed):
 
 
 def test_while_another_sequencer_hangs_the_log_stands_still_and_then_goes_on(on, monkeypatch):
-    monkeypatch.setattr(queries, "SEQUENCING_MS", 50)
+    monkeypatch.setattr(sequencer, "SEQUENCING_MS", 50)
 
     async def body(store):
         script = await hold(store)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from holdfast.app import store_file
 from holdfast.cli.shell import DONE, FAILED, Shell, command
 from holdfast.cli.text import clean
 from holdfast.errors import StoreRefused, UsageError
@@ -20,9 +21,10 @@ def store_path(url: str) -> Path:
     Raises:
         UsageError: it is not a file.
     """
-    if url == "memory:" or ("://" in url and not url.startswith("sqlite://")):
+    path = store_file(url)
+    if path is None:
         raise UsageError(f"store {url!r} is not a SQLite file")
-    return Path(url.removeprefix("sqlite://"))
+    return path
 
 
 @command

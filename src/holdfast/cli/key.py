@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.app import App
-from holdfast.cli.fsck import store_path
+from holdfast.app import App, store_file
 from holdfast.cli.shell import DONE, FAILED, Shell, command
 from holdfast.errors import UsageError
 from holdfast.proof import keys
@@ -37,7 +36,9 @@ async def key_command(
     """Make, show or replace the key that signs the log.
 
     `new` draws a key, writes it to FILE.key beside the store (or to HOLDFAST_KEY), and signs all
-    that the store holds; from then on every commit is signed, and nobody writes without the key.
+    that the store holds; from then on every commit is signed, and nobody writes without the key. In
+    PostgreSQL, whoever gives events their positions in the log signs them; every worker needs the
+    key.
     `rotate` draws another one, which the old one hands over to. `show` prints the public keys:
     give them to whoever verifies the log.
     """
@@ -57,7 +58,7 @@ async def key_command(
 
 
 async def _begin(shell: Shell, app: App, origin: str) -> Signer:
-    path = keys.key_file(store_path(shell.store_url))
+    path = keys.key_file(store_file(shell.store_url))
     if known := await app.store.signed.signers():
         raise UsageError(
             f"the log is signed already, by {known[-1].key}. Hint: {shell.suggest('key', 'rotate')}"
@@ -78,7 +79,7 @@ async def _begin(shell: Shell, app: App, origin: str) -> Signer:
 
 
 async def _rotate(shell: Shell, app: App, _origin: str) -> Signer:
-    path = keys.key_file(store_path(shell.store_url))
+    path = keys.key_file(store_file(shell.store_url))
     known = await app.store.signed.signers()
     if not known:
         raise UsageError(f"the log is not signed. Hint: {shell.suggest('key', 'new')}")

@@ -20,7 +20,7 @@ from holdfast.proof.verify import verify
 from holdfast.stores.vault import SubjectKey, Vault, place, sealed_for
 
 if TYPE_CHECKING:
-    from holdfast.proof.sqlite_source import Opener
+    from holdfast.proof.stored import Opener
 
 __all__ = ["read_note", "read_policy", "verify_command"]
 
@@ -68,6 +68,10 @@ def _verify(log: str, against: Sequence[Note], trust: Policy | None) -> Report:
         from holdfast.proof.tiles_source import TilesSource, fetch_from  # noqa: PLC0415 - if wanted
 
         return verify(TilesSource(fetch_from(log), log), against=against, trust=trust)
+    if log.startswith(("postgresql://", "postgres://")):
+        from holdfast.proof.postgres_source import verify_database  # noqa: PLC0415 - if wanted
+
+        return verify_database(log, against=against, trust=trust, opener=_opener(vault_file(None)))
     from holdfast.proof.sqlite_source import verify_file  # noqa: PLC0415 - if wanted
 
     path = store_path(log)

@@ -31,13 +31,20 @@ __all__ = [
 ]
 
 KEY_VARIABLE = "HOLDFAST_KEY"
+UNSET = f"({KEY_VARIABLE} is not set)"
 SEED_BYTES, ORIGIN_BYTES = 32, 8
 
 
-def key_file(store: Path) -> Path:
-    """Return where the private keys of a store are."""
+def key_file(store: Path | None) -> Path:
+    """Return where the private keys of a store are: where HOLDFAST_KEY says, else beside it.
+
+    Args:
+        store: The store's file, None if it is none.
+    """
     named = os.environ.get(KEY_VARIABLE, "")
-    return Path(named) if named else store.with_name(f"{store.name}.key")
+    if named:
+        return Path(named)
+    return store.with_name(f"{store.name}.key") if store else Path(UNSET)
 
 
 def read_keys(path: Path) -> list[SignerKey]:
@@ -75,8 +82,13 @@ def add_key(path: Path, key: SignerKey) -> None:
     """Write a key behind those that a file has; the file is made if need be, with mode 0600.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or nobody says which it is.
     """
+    if path == Path(UNSET):
+        raise UsageError(
+            f"the store is in a database, which has no place for a private key."
+            f" Hint: {KEY_VARIABLE}=FILE says where it is to be, here and for every worker."
+        )
     _write(path, [*read_keys(path), key])
 
 

@@ -10,9 +10,7 @@ write-ahead log beside it, it is opened as immutable, and nothing is left behind
 """
 
 import re
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +21,8 @@ import apsw
 
 from holdfast.proof.note import Note
 from holdfast.proof.policy import Policy
-from holdfast.proof.report import Entry, Finding, Payload, Report, SignedHead
+from holdfast.proof.report import Entry, Finding, Report, SignedHead
+from holdfast.proof.stored import Opener, StoredPayloads
 from holdfast.proof.verify import verify
 
 __all__ = ["SCHEMAS", "SqliteSource", "schema_digest", "verify_file"]
@@ -53,23 +52,7 @@ TABLES = frozenset(
         "worker",
     }
 )
-PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
-SALT_BYTES = 32
-PLAIN, DEFLATED, CHUNKED = 0, 1, 2
-SEALED = b"\1"
-"""How an encrypted payload begins."""
 TILE_HASHES = 256
-_WINDOW = -13
-_HEIGHT_MAX = 8
-_ROOT = struct.Struct("<BQ")
-_CHUNKS_KEPT = 1_024
-
-
-Opener = Callable[[str, int, bytes, bytes], tuple[bytes, bytes]]
-"""``opener(run, seq, wrapped key, sealed)``: returns (payload, salt).
-
-Raises ValueError if it was altered, LookupError if the key that wraps keys is not at hand.
-"""
 
 
 def verify_file(
@@ -125,10 +108,9 @@ class SqliteSource:
         self, connection: apsw.Connection, name: str, opener: Opener | None = None
     ) -> None:
         self.name = name
-        self._opener = opener
         self._execute = connection.execute
         self._connection = connection
-        self._chunks: dict[int, bytes] = {}
+        self._payloads = StoredPayloads(self._chunk, self._keys, opener)
         self._runs: dict[int, str] = {}
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -188,9 +170,7 @@ class SqliteSource:
                 fault = fault or f"it is kept as event {seq!r} of run number {run!r}, which is none"
             if not isinstance(leaf, bytes):
                 fault = "it has no leaf"
-            found = self._payload(salt, form, payload)
-            if found and salt is None and self._opener and place:
-                found = self._opened(*place, found.data)
+            found = self._payloads.read(place, salt, form, payload)
             yield Entry(_bytes(leaf), found, place, fault)
 
     def tile(self, level: int, n: int, width: int) -> tuple[bytes, bytes] | None:
@@ -206,103 +186,15 @@ class SqliteSource:
         for run, seq, head in self._execute(statement):
             yield _text(run), _whole(seq), _text(head)
 
-    def _payload(self, salt: Any, form: Any, stored: Any) -> Payload | None:
-        """Decode a payload, whatever its columns hold."""
-        if salt is None and stored is None:
-            return None
-        if salt is None and form in (PLAIN, CHUNKED) and isinstance(stored, bytes):
-            return self._sealed(form, stored)
-        if not isinstance(salt, bytes) or len(salt) != SALT_BYTES or not isinstance(stored, bytes):
-            return Payload(b"", b"", "its bytes or its salt are not there")
-        try:
-            return Payload(salt, self._decoded(form, stored))
-        except (ValueError, LookupError, TypeError, zlib.error, struct.error) as error:
-            return Payload(salt, b"", f"its bytes are damaged: {error}"[:200])
+    def _chunk(self, number: int) -> Sequence[tuple[Any, ...]]:
+        statement = "SELECT form, data FROM chunk NOT INDEXED WHERE n = ?"
+        return self._execute(statement, (number,)).fetchall()
 
-    def _sealed(self, form: Any, stored: bytes) -> Payload:
-        """Decode an encrypted payload, whose salt is inside."""
-        try:
-            sealed = self._decoded(form, stored)
-        except (ValueError, LookupError, TypeError, zlib.error, struct.error) as error:
-            return Payload(b"", b"", f"its bytes are damaged: {error}"[:200])
-        if not sealed.startswith(SEALED):
-            return Payload(b"", b"", "its salt is not there")
-        return Payload(b"", sealed)
-
-    def _opened(self, run: str, seq: int, sealed: bytes) -> Payload:
-        """Open an encrypted payload; one that was altered does not open."""
-        assert self._opener is not None
-        name = sealed[4 : 4 + int.from_bytes(sealed[2:4], "little")]
+    def _keys(self, subject: bytes) -> Sequence[tuple[Any, ...]]:
         statement = """
         SELECT key FROM subject_key JOIN subject ON subject = subject.n
         WHERE CAST(id AS BLOB) = ?"""
-        keys = self._execute(statement, (name,)).fetchall()
-        if not keys or not any(_bytes(keys[0][0])):
-            return Payload(b"", sealed)
-        try:
-            data, salt = self._opener(run, seq, _bytes(keys[0][0]), sealed)
-        except LookupError:
-            return Payload(b"", sealed)
-        except ValueError as error:
-            return Payload(b"", b"", f"its bytes were altered: {error}"[:200])
-        return Payload(salt, data)
-
-    def _decoded(self, form: Any, stored: bytes) -> bytes:
-        """Return a payload from its row: as it is, deflated, or from a tree of chunks.
-
-        Raises:
-            ValueError, LookupError, TypeError, zlib.error, struct.error: the bytes are damaged.
-        """
-        if form == PLAIN:
-            return stored
-        if form == DEFLATED:
-            return _inflated(stored)
-        if form != CHUNKED:
-            raise ValueError(f"form {form!r} is unknown")
-        height, length = _ROOT.unpack_from(stored)
-        if height > _HEIGHT_MAX or length > PAYLOAD_BYTES_MAX:
-            raise ValueError(f"a payload of {length} bytes in a tree of height {height}")
-        numbers = _numbers(stored[_ROOT.size :])
-        for _ in range(height):
-            numbers = [part for node in numbers for part in _numbers(self._chunk(node))]
-            if len(numbers) > PAYLOAD_BYTES_MAX // 4:
-                raise ValueError("more chunks than a payload can have")
-        parts = []
-        for number in numbers:
-            parts.append(self._chunk(number))
-            length -= len(parts[-1])
-            if length < 0:
-                break
-        if length:
-            raise ValueError("its chunks do not have its length")
-        return b"".join(parts)
-
-    def _chunk(self, number: int) -> bytes:
-        if number not in self._chunks:
-            statement = "SELECT form, data FROM chunk NOT INDEXED WHERE n = ?"
-            found = self._execute(statement, (number,)).fetchall()
-            if not found:
-                raise LookupError(f"chunk {number} is missing")
-            form, data = found[0]
-            if form not in (PLAIN, DEFLATED) or not isinstance(data, bytes):
-                raise ValueError(f"chunk {number} is damaged")
-            if len(self._chunks) >= _CHUNKS_KEPT:
-                self._chunks.clear()
-            self._chunks[number] = data if form == PLAIN else _inflated(data)
-        return self._chunks[number]
-
-
-def _inflated(stored: bytes) -> bytes:
-    """Inflate, but not without bounds."""
-    inflater = zlib.decompressobj(_WINDOW)
-    plain = inflater.decompress(stored, PAYLOAD_BYTES_MAX)
-    if not inflater.eof:
-        raise ValueError("deflated bytes that end too soon, or that become too many")
-    return plain
-
-
-def _numbers(node: bytes) -> list[int]:
-    return list(struct.unpack(f"<{len(node) // 4}I", node))
+        return self._execute(statement, (subject,)).fetchall()
 
 
 def _text(value: Any) -> str:

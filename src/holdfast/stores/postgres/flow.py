@@ -2,11 +2,12 @@
 
 A *flow* is a generator. It yields rounds, each a list of statements with their values, is sent the
 rows of each statement, and returns what came of it all. ``drive`` sends each round through an
-asyncio connection in pipeline mode: one round trip and one transaction. ``drive_inside`` runs the
-same flow inside a transaction that somebody else holds.
+asyncio connection in pipeline mode: one round trip and one transaction; ``drive_whole`` makes one
+transaction of all rounds. ``drive_inside`` runs the same flow inside a transaction that somebody
+else holds.
 
-Invariant: nothing is told before the round it rests on is committed, for the rows of a round are
-handed over behind its end alone.
+Invariant: but for ``drive_whole``, nothing is told before the round it rests on is committed, for
+the rows of a round are handed over behind its end alone.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,7 +17,7 @@ from psycopg import AsyncConnection, Connection
 
 from holdfast.stores.postgres.values import adapt_values
 
-__all__ = ["Flow", "Round", "Row", "Statement", "drive", "drive_inside", "single"]
+__all__ = ["Flow", "Round", "Row", "Statement", "drive", "drive_inside", "drive_whole", "single"]
 
 T = TypeVar("T")
 
@@ -42,6 +43,12 @@ async def drive(connection: AsyncConnection, flow: Flow[T]) -> T:
             result: T = end.value
             return result
         rows = await _round(connection, statements)
+
+
+async def drive_whole(connection: AsyncConnection, flow: Flow[T]) -> T:
+    """Carry out a flow, all its rounds in one transaction."""
+    async with connection.transaction():
+        return await drive(connection, flow)
 
 
 def drive_inside(connection: Connection, flow: Flow[T]) -> T:

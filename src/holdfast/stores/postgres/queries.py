@@ -18,7 +18,6 @@ __all__ = [
     "inbox",
     "mail",
     "next_wake",
-    "place",
     "read",
     "read_log",
     "ready",
@@ -30,10 +29,6 @@ __all__ = [
 
 _ALL = 2**62
 _STUCK = frozenset({"diverged", "in_doubt"})
-PLACED_MAX = 10_000
-"""Notes that are given their positions at once."""
-SEQUENCING_MS = 2_000
-"""For how long to wait for another sequencer."""
 
 
 def row(run: str) -> Flow[RunRow | None]:
@@ -104,15 +99,6 @@ def read_log(after: int, limit: int) -> Flow[list[tuple[int, Event]]]:
     (found,) = yield [(sql.LOG, (after, after, limit, after, limit))]
     events = yield from _events([fields[1:] for fields in found])
     return [(pos, event) for (pos, *_), event in zip(found, events, strict=True)]
-
-
-def place() -> Flow[None]:
-    """Give positions to what is committed."""
-    yield [
-        (sql.WAIT, (f"{SEQUENCING_MS}ms",)),
-        (sql.SEQUENCING, ()),
-        (sql.PLACE, (PLACED_MAX,)),
-    ]
 
 
 def unread(run: str, after: int) -> Flow[list[InboxMessage]]:

@@ -1,4 +1,4 @@
--- The tables of a store in a PostgreSQL database, as version 3 of the schema has them. They stand in
+-- The tables of a store in a PostgreSQL database, as version 4 of the schema has them. They stand in
 -- a schema of their own, `holdfast`; meta says which version it has. migrations/ leads from each
 -- version to the next, and a test shows that both ways end in the same tables.
 --
@@ -13,7 +13,7 @@ CREATE TABLE holdfast.meta (
   program text PRIMARY KEY CHECK (program = 'holdfast'),
   version bigint NOT NULL
 );
-INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 3);
+INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 4);
 
 -- run: the row of each run (what its stream folds to), and its lease.
 --
@@ -168,3 +168,32 @@ CREATE TABLE holdfast.chunk (
   data bytea NOT NULL
 );
 CREATE INDEX chunk_hash ON holdfast.chunk (hash);
+
+-- signer: the keys that sign the log, the first one first; none while the log is not signed. `key`
+-- is a verifier key, `since` the size behind which it signs, `statement` the note by which the one
+-- before it handed over, empty for the first.
+CREATE TABLE holdfast.signer (
+  n bigint PRIMARY KEY,
+  key text NOT NULL,
+  since bigint NOT NULL,
+  statement text NOT NULL
+);
+
+-- head: signed tree heads, from the first signer on. The newest one covers every event that has a
+-- position, for whoever gives positions signs in the same transaction: leaf `i` of the tree is the
+-- event at position `i + 1`. Of the tiles before the last, the first head in each is kept.
+CREATE TABLE holdfast.head (
+  size bigint PRIMARY KEY,
+  root bytea NOT NULL,
+  signature bytea NOT NULL
+);
+
+-- tile: the full tiles of the tree, 256 hashes each; `root` is the hash above them. Those of
+-- level 0 are leaf hashes, those of level L + 1 the roots of tiles of level L.
+CREATE TABLE holdfast.tile (
+  level bigint NOT NULL,
+  n bigint NOT NULL,
+  root bytea NOT NULL,
+  hashes bytea NOT NULL,
+  PRIMARY KEY (level, n)
+);

@@ -27,10 +27,12 @@ __all__ = [
     "HELD",
     "HELD_BY_QUEUE",
     "INBOX",
+    "INDEX",
     "KEEP",
     "KNOWN_CHUNKS",
     "LATEST",
     "LEASE",
+    "LEAVES",
     "LIMIT",
     "LIMITS",
     "LOAD_CHUNKS",
@@ -257,9 +259,10 @@ SELECT
   coalesce((SELECT pos + count FROM holdfast.placed ORDER BY pos DESC LIMIT 1), 1)
     + (sum(count) OVER (ORDER BY n))::bigint - count,
   run, seq, count
-FROM noted"""
-LOG = """
-SELECT placed.pos + event.seq - placed.seq, leaf, salt, form, payload
+FROM noted
+RETURNING pos, count"""
+_LOG = """
+SELECT @WHAT
 FROM holdfast.placed
 JOIN holdfast.event ON event.run = placed.run
   AND event.seq >= placed.seq AND event.seq < placed.seq + placed.count
@@ -267,7 +270,15 @@ WHERE placed.pos >= coalesce(
     (SELECT pos FROM holdfast.placed WHERE pos <= %s + 1 ORDER BY pos DESC LIMIT 1), 0)
   AND placed.pos <= %s + %s
   AND placed.pos + event.seq - placed.seq > %s
-ORDER BY 1 LIMIT %s"""
+ORDER BY placed.pos + event.seq - placed.seq LIMIT %s"""
+LOG = _LOG.replace("@WHAT", "placed.pos + event.seq - placed.seq, leaf, salt, form, payload")
+LEAVES = _LOG.replace("@WHAT", "leaf")
+INDEX = """
+SELECT placed.pos + asked.seq - placed.seq - 1
+FROM (SELECT n, %s::bigint AS seq FROM holdfast.run WHERE id = %s) AS asked, LATERAL (
+  SELECT pos, seq, count FROM holdfast.placed
+  WHERE run = asked.n AND placed.seq <= asked.seq ORDER BY placed.seq DESC LIMIT 1) AS placed
+WHERE asked.seq < placed.seq + placed.count"""
 
 # Leases.
 VERSION = "SELECT version FROM holdfast.meta"

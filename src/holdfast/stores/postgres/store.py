@@ -1,18 +1,20 @@
 """The PostgreSQL store: the contract of ``holdfast.ports.Store`` on one database.
 
 The parts: ``batch.py`` says what a write does, ``writer.py`` sends many of them together,
-``leases.py`` claims, ``queries.py`` reads, ``transaction.py`` runs bodies, ``link.py`` keeps
-connections and judges what became of them, ``schema.py`` creates and refuses, ``news.py`` tells and
-hears of changes, and ``schema.sql`` describes the tables. Here they are joined.
+``leases.py`` claims, ``queries.py`` reads, ``transaction.py`` runs bodies, ``sequencer.py`` orders
+and signs the log, ``link.py`` keeps connections and judges what became of them, ``schema.py``
+creates and refuses, ``news.py`` tells and hears of changes, and ``schema.sql`` describes the
+tables. Here they are joined.
 
 Connections are opened when they are needed: one for claims and short reads, two for writes, one for
 long reads, one that listens, and one for the bodies of ``transactional`` steps.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Literal, Self, TypeVar
@@ -23,7 +25,13 @@ from psycopg import AsyncConnection
 
 from holdfast.core.events import Event
 from holdfast.core.state import RunRow
-from holdfast.errors import HoldfastError, StoreUnavailable, UsageError
+from holdfast.errors import (
+    HoldfastError,
+    KeyMissing,
+    ProofRefused,
+    StoreUnavailable,
+    UsageError,
+)
 from holdfast.ports import (
     Append,
     Claim,
@@ -37,10 +45,11 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.signed import Notaries
 from holdfast.stores.postgres import copies, leases, line, queries
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.batch import Batch, Birth, Chain, Post
-from holdfast.stores.postgres.flow import Flow, drive, single
+from holdfast.stores.postgres.flow import Flow, drive, drive_whole, single
 from holdfast.stores.postgres.link import (
     OPERATION_S,
     Link,
@@ -52,20 +61,24 @@ from holdfast.stores.postgres.link import (
 from holdfast.stores.postgres.news import News
 from holdfast.stores.postgres.payloads import Fresh
 from holdfast.stores.postgres.schema import migrate, prepare
+from holdfast.stores.postgres.sequencer import Sequencer, no_notaries
 from holdfast.stores.postgres.server import NotSent, Server
+from holdfast.stores.postgres.signed import PostgresSignedLog
 from holdfast.stores.postgres.subjects import ADD, KNOWN, LISTED, erase, hold_open, subject_of
 from holdfast.stores.postgres.transaction import Transactor
 from holdfast.stores.postgres.writer import Writer
 from holdfast.stores.subjects import without
-from holdfast.stores.unsigned import UnsignedLog
 from holdfast.stores.vault import WRAPPED_BYTES
 from holdfast.subjects import Erasure, Subject
 
 __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
+_LOG = logging.getLogger("holdfast")
 
 PATIENCE_S = 30.0
+LONG_S = 3_600.0
+"""How long it may take to sign a log that was written before."""
 PLACE_S = 0.1
 """How long events may stand in their streams without a position, while somebody writes."""
 
@@ -74,22 +87,36 @@ class PostgresStore:
     """A store in one PostgreSQL database, which many processes share; it is for one event loop."""
 
     def __init__(
-        self, server: Server, *, lease_clock: Literal["database", "caller"], patience_s: float
+        self,
+        server: Server,
+        *,
+        lease_clock: Literal["database", "caller"],
+        patience_s: float,
+        notaries: Notaries,
     ) -> None:
         """Do what ``open`` promises; it is the way here, for the schema must be looked over."""
         self.url = server.url
-        self.signed = UnsignedLog(self.url)
         self._server = server
         self._by_caller = lease_clock == "caller"
         self._patience_s = patience_s
         self._near, self._far = Link(server), Link(server)
         self._news = News(server, self._near, uuid4().hex)
         self._tour, self._look = line.Tour(), line.Tour()
+        self._sequencer = Sequencer(notaries)
+        self._untold = True
+        """Whether nobody was told yet why no positions are given."""
+        self.signed = PostgresSignedLog(
+            self._sequencer,
+            ask=lambda question: self._ask(self._far, question),
+            whole=self._whole,
+            place=None if server.read_only else self._place,
+            read_log=queries.read_log,
+        )
         self._writer = Writer(server, patience_s=patience_s, written=self._written)
         self._transactor = Transactor(server, self._writer.chunks)
         self._bodies: ThreadPoolExecutor | None = None
         self._placing: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[int]] = set()
         self._closed = False
 
     @classmethod
@@ -101,6 +128,7 @@ class PostgresStore:
         read_only: bool = False,
         lease_clock: Literal["database", "caller"] = "database",
         patience_s: float = PATIENCE_S,
+        notaries: Notaries = no_notaries,
     ) -> Self:
         """Open a store.
 
@@ -111,15 +139,17 @@ class PostgresStore:
             read_only: Refuse every write; a standby will do.
             lease_clock: Whose clock leases go by; ``caller`` is for tests that set the time.
             patience_s: For how long an operation is tried while the server is away.
+            notaries: Who signs, should the log be signed by now or later.
 
         Raises:
+            KeyMissing: the log is signed, and the private key is not at hand.
             UsageError: no such URL.
             StoreRefused: the store cannot be used as things are: no rights, another program's
                 schema, a newer version, an old server, clocks that differ.
             StoreUnavailable: the server cannot be reached now.
         """
         server = Server(url, read_only=read_only)
-        store = cls(server, lease_clock=lease_clock, patience_s=patience_s)
+        store = cls(server, lease_clock=lease_clock, patience_s=patience_s, notaries=notaries)
         looking = partial(
             prepare,
             url=server.url,
@@ -129,6 +159,8 @@ class PostgresStore:
         )
         try:
             await store._near.run(looking)
+            if not read_only:
+                await store._near.run(lambda c: drive(c, store._sequencer.check()))
         except (NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error) as error:
             await store.close()
             raise meaning(error, server.url) from error
@@ -433,7 +465,27 @@ class PostgresStore:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _place(self) -> None:
-        """Give positions to what was written; whoever reads the log does it too."""
-        with suppress(NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error):
-            await self._far.run(lambda c: drive(c, queries.place()))
+    async def _place(self) -> int:
+        """Give positions to what was written; whoever reads the log does it too.
+
+        Returns how many notes were taken; 0 also when it cannot be done now.
+        """
+        try:
+            placed = await self._far.run(lambda c: drive_whole(c, self._sequencer.place()))
+        except (KeyMissing, ProofRefused) as error:
+            if self._untold:
+                _LOG.error("store %s: no event gets a position: %s", self.url, error)
+            self._untold = False
+            return 0
+        except (NotSent, Withdrawn, Unknown, HoldfastError, psycopg.Error):
+            return 0
+        self._untold = True
+        return placed
+
+    async def _whole(self, flow: Flow[T]) -> T:
+        """Carry out a flow once, in one transaction, however long it takes."""
+        self._writing()
+        try:
+            return await self._far.run(lambda c: drive_whole(c, flow), time_s=LONG_S)
+        except (NotSent, Withdrawn, Unknown, psycopg.Error) as error:
+            raise meaning(error, self.url) from error
