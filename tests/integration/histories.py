@@ -46,9 +46,10 @@ class History:
         """Count the appends made since then that were acknowledged."""
         return sum(call.answered > 0 and call.called > since for call in self.appends)
 
-    def unanswered(self, since):
-        """Count the appends made since then that were not."""
-        return sum(not call.answered and call.called > since for call in self.appends)
+    def stands_still(self):
+        """Whether the last append of each writer was not, so that all wait, or claim anew."""
+        last = {call.run: call for call in self.appends}
+        return not any(call.answered for call in last.values())
 
     async def write(self, store, run):
         """Append to one run until it is over; after an error, claim it anew and look."""

@@ -88,7 +88,7 @@ def given_up(cluster, lose, find_again):
     async def disaster(history):
         began, old = time.monotonic(), cluster.primary
         await asyncio.to_thread(lose, old)
-        await histories.until(lambda: history.unanswered(began))
+        await histories.until(history.stands_still)
         await promoted(cluster, history)
         took = time.monotonic() - began
         await asyncio.to_thread(find_again, old)
