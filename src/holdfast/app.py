@@ -22,6 +22,7 @@ from holdfast.errors import RunParked, UsageError
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.clock import SystemClock, SystemEntropy
 from holdfast.runtime.hosting import RunnerSettings
+from holdfast.runtime.providers import Providers
 from holdfast.runtime.schedules import Schedule, Schedules
 from holdfast.runtime.secrets import Provider, Secrets
 from holdfast.runtime.worker import Worker, WorkerSettings
@@ -238,6 +239,7 @@ class App:
             self._entropy,
             self._middleware,
             self.secrets,
+            Providers(self.store, self._clock),
             linger_s=linger_s,
             nap_s=nap_s,
             queues={spec.uri: spec.queue for spec in self.agents.values()},

@@ -1,11 +1,21 @@
 """What a store says of those who work on it and of what is held back, beside ``holdfast.ports``."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from holdfast.core.state import RunRow
 from holdfast.errors import UsageError
 
-__all__ = ["Pause", "QueueInfo", "QueueLimits", "Standing", "WorkerInfo", "held_back"]
+__all__ = [
+    "Pause",
+    "QueueInfo",
+    "QueueLimits",
+    "Rest",
+    "Rests",
+    "Standing",
+    "WorkerInfo",
+    "held_back",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,37 @@ class QueueInfo:
     limits: QueueLimits
     ready: int
     held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A provider that has asked to be left alone; ``left_us`` is 0 or less once it is over."""
+
+    provider: str
+    left_us: int
+
+
+class Rests(Protocol):
+    """The part of a store that keeps who has asked to be left alone, for all workers at once.
+
+    It is a courtesy to providers, and nothing else rests on it. Times are µs; a store with a clock
+    of its own takes that one instead of ``now``.
+    """
+
+    async def rest(self, provider: str, *, now: int, rest_us: int) -> None:
+        """Leave a provider alone for so long from now; 0 says that it answers again."""
+        ...
+
+    async def rests(self, *, now: int) -> list[Rest]:
+        """Return all rests by provider, those too that are over and were followed by no answer."""
+        ...
+
+    async def probe(self, provider: str, *, now: int, rest_us: int) -> bool:
+        """Tell whether a rest is over and the caller is the one who may try.
+
+        For everybody else the rest goes on for ``rest_us``.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from holdfast.core.events import Cause, Event
 from holdfast.core.state import RunRow
-from holdfast.fleet import Pause, QueueInfo, QueueLimits, Standing, WorkerInfo
+from holdfast.fleet import Pause, QueueInfo, QueueLimits, Rest, Rests, Standing, WorkerInfo
 from holdfast.signed import SignedLog
 from holdfast.sources import Clock, Entropy
 from holdfast.subjects import Erasure, Subject
@@ -39,6 +39,8 @@ __all__ = [
     "Pause",
     "QueueInfo",
     "QueueLimits",
+    "Rest",
+    "Rests",
     "Snapshot",
     "Standing",
     "StepCall",
@@ -196,7 +198,7 @@ class Transaction(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(Rests, Protocol):
     """Streams, their projections and their leases, durable together.
 
     A run may be claimed when nobody holds its lease and it is *ready*: it is ``pending`` or

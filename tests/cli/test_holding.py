@@ -4,7 +4,12 @@
 in this process, with workers that end when idle.
 """
 
+import asyncio
+import time
+
 import pytest
+
+import holdfast as hf
 
 
 @pytest.mark.parametrize("what", [["a"], ["--agent", "approve"], ["--queue", "default"]])
@@ -59,6 +64,23 @@ def test_a_paused_queue_is_listed_though_nothing_stands_in_it(cli):
     cli("pause", "--queue", "mail", "--by", "ann")
     [mail] = cli("queues", "--json").lines
     assert (mail["queue"], mail["ready"], mail["paused_by"]) == ("mail", 0, "ann")
+
+
+def test_queues_name_the_providers_that_are_left_alone(cli, desk):
+    cli("run", "desk.py:price", "--id", "p", "--input", "1")
+
+    async def leave_alone():
+        async with hf.App(desk / "holdfast.db") as app:
+            now = time.time_ns() // 1000
+            await app.store.rest("api.example m", now=now, rest_us=3_600_000_000)
+            await app.store.rest("api.example over", now=now, rest_us=1)
+
+    asyncio.run(leave_alone())
+    [rest] = cli("queues", "--json").lines
+    assert rest.pop("left_s") > 0
+    assert rest == {"provider": "api.example m"}
+    assert "api.example m has asked to be left alone" in cli("queues").out
+    assert cli("queues", "mail", "--json").lines == []
 
 
 def test_a_run_that_has_ended_is_not_paused(cli):

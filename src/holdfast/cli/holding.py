@@ -14,7 +14,7 @@ from holdfast.cli.steer import ByOption, this_person
 from holdfast.cli.text import ago, clean, grid
 from holdfast.core.state import ENDED
 from holdfast.errors import UsageError
-from holdfast.ports import Pause, QueueInfo, QueueLimits
+from holdfast.ports import Pause, QueueInfo, QueueLimits, Rest
 
 __all__ = ["pause_command", "queues_command", "resume_command"]
 
@@ -85,6 +85,7 @@ async def queues_command(
     """List queues and limits; or set the limits of one.
 
     Limits hold for all workers at once. A limit of 0 is none; one that is not said stays as it is.
+    Providers of models that have asked to be left alone (Retry-After) are named behind the queues.
     """
     now = time.time_ns() // 1000
     setting = concurrency is not None or per_key is not None or bool(rate)
@@ -103,9 +104,13 @@ async def queues_command(
             )
         found = {info.limits.queue: info for info in await app.store.queues(now=now)}
         pauses = {p.name: p for p in await app.store.pauses() if p.kind == "queue"}
+        rests = [] if queue else await app.store.rests(now=now)
     for name in pauses:
         found.setdefault(name, QueueInfo(QueueLimits(name), 0, 0))
     _list_queues(shell, [found[q] for q in sorted(found) if queue in ("", q)], pauses, now)
+    for rest in rests:
+        if rest.left_us > 0:
+            _say_rest(shell, rest)
 
 
 async def _limits(app: App, queue: str, now: int) -> QueueLimits:
@@ -134,6 +139,15 @@ def _list_queues(shell: Shell, found: list[QueueInfo], pauses: dict[str, Pause],
             Text(clean(f"by {pause.by} {ago(now - pause.at)} ago" if pause else "")),
         )
     shell.show(table)
+
+
+def _say_rest(shell: Shell, rest: Rest) -> None:
+    if shell.as_json:
+        facts = {"provider": rest.provider, "left_s": round(rest.left_us / 1e6, 3)}
+        shell.emit(facts, line=True)
+    else:
+        left = ago(rest.left_us)
+        shell.show(clean(f"{rest.provider} has asked to be left alone: {left} to go"))
 
 
 def _say(shell: Shell, run: str, queue: str, agent: str, said: str, *, done: bool) -> None:

@@ -26,6 +26,7 @@ from holdfast.integrations.http_record import (
     answer_of,
     has_random_key,
     kept_headers,
+    provider_of,
     recorded_bytes,
     recorded_request,
     scrubbed,
@@ -159,6 +160,8 @@ class Exchange:
         body = self.stream if streams else self.send
         self.spec = RequestStep(step_name(request), body, effect, retry=retry)
         self.args = recorded_bytes(recorded)
+        # An effect has its intent on disk: what delays it then is a doubt waiting to happen.
+        self._provider = provider_of(recorded, request) if effect == "read" else ""
 
     async def send(self, **_recorded: Any) -> Answer:
         """Send the request and return the whole answer.
@@ -168,7 +171,7 @@ class Exchange:
             HTTPStatusError: the library's, when there is one that leaves an effect unknown.
         """
         try:
-            response = await self._wire.send(self._live_request())
+            response = await self._ask()
             try:
                 body = await response.aread()
             finally:
@@ -195,7 +198,7 @@ class Exchange:
             RequestError: the library's, when the stream was cut.
         """
         try:
-            response = await self._wire.send(self._live_request())
+            response = await self._ask()
         except self._library.RequestError as error:
             text = scrubbed(str(error), self._request)
             raise StepFailed(type(error).__name__, text, retryable=False) from None
@@ -238,6 +241,13 @@ class Exchange:
             raise self._library.RemoteProtocolError(
                 f"{self.spec.name}: the stream ended without its end marker {watch.missing}"
             )
+
+    async def _ask(self) -> Any:
+        """Send the request, in its turn where the provider limits how often it is asked."""
+        step, live = STEP.get(), self._live_request()
+        if not self._provider or step is None or step.providers is None:
+            return await self._wire.send(live)
+        return await step.providers.ask(self._provider, lambda: self._wire.send(live))
 
     def _live_request(self) -> Any:
         """Return the request to send: a copy, since the agent holds the original."""

@@ -33,6 +33,7 @@ __all__ = [
     "kept_headers",
     "part_bytes",
     "part_of",
+    "provider_of",
     "raw_headers",
     "recorded_bytes",
     "recorded_request",
@@ -66,6 +67,7 @@ _SECRET_PARAMETER = re.compile(
     r"(?:auth|authorization|credentials?|jwt|key|passw(?:or)?d|pwd|secret|session|sig|signature"
     r"|token)(?:[^a-z]|$)"
 )
+MODEL_CHARS_MAX = 200
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 _RANDOM_KEY = re.compile(
     r"^stainless-|[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}",
@@ -106,6 +108,14 @@ def step_name(request: Any) -> str:
     """Return the readable name of a request's step, such as ``POST api.openai.com/v1/models``."""
     path = request.url.raw_path.partition(b"?")[0].decode("ascii")
     return f"{request.method} {_host(request)}{path}"[:STEP_NAME_CHARS_MAX]
+
+
+def provider_of(recorded: dict[str, Any], request: Any) -> str:
+    """Return who limits how often a request is made, ``HOST MODEL``; empty if it names no model."""
+    body = recorded.get("json")
+    model = body.get("model") if isinstance(body, dict) else None
+    named = isinstance(model, str) and 0 < len(model) <= MODEL_CHARS_MAX
+    return f"{_host(request)} {model}" if named else ""
 
 
 def recorded_request(request: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from holdfast.proof.verify import verify
 
 __all__ = ["PostgresSource", "verify_database"]
 
-VERSION = 4
+VERSIONS = {4, 5}
 COLUMNS = {
     "chunk": "n bigint, hash bytea, form smallint, data bytea",
     "event": "run bigint, seq bigint, leaf bytea, salt bytea, form smallint, payload bytea",
@@ -125,8 +125,8 @@ class PostgresSource:
             if columns != COLUMNS.get(table, columns):
                 yield Finding("file", f"table holdfast.{table} has other columns: {columns}"[:500])
         for program, version in self._all("SELECT program, version FROM holdfast.meta"):
-            if (program, version) != ("holdfast", VERSION):
-                says = f"a store of version {version}; this verifier knows {VERSION}"
+            if program != "holdfast" or version not in VERSIONS:
+                says = f"a store of version {version}; this verifier knows {sorted(VERSIONS)}"
                 yield Finding("file", says)
 
     def signers(self) -> Iterator[tuple[str, int, str]]:

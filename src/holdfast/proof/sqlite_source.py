@@ -34,6 +34,7 @@ SCHEMAS = {
     4: "b1765914bb36bc0d6df31b58dd0893f3e7695e2533067a9ad05a80a1c561ba2e",
     5: "e8c589e4e64bf32fa426ee43d9c2593c7f164c850ab6ac00ac7042c90557ca6a",
     6: "2c1c05a1ea0e7452a320eb8368ece90f70388153937ec038082246f85c1cdf83",
+    7: "2c1c05a1ea0e7452a320eb8368ece90f70388153937ec038082246f85c1cdf83",
 }
 """Version of the format → digest of the statements that made its tables and indexes."""
 

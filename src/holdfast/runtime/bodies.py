@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ __all__ = [
     "call_step",
     "call_transactional",
     "retry_after_s",
+    "said_retry_after_s",
     "stream_step",
     "verdict_of",
 ]
@@ -81,6 +82,11 @@ def _status(error: BaseException) -> int:
 def retry_after_s(error: BaseException, now_s: float) -> float:
     """Return the Retry-After that an exception's response carries, in seconds from now, or 0."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    return said_retry_after_s(headers, now_s)
+
+
+def said_retry_after_s(headers: Mapping[str, str], now_s: float) -> float:
+    """Return the Retry-After among headers, in seconds from now, or 0."""
     with contextlib.suppress(AttributeError, TypeError, ValueError):
         said = headers.get("retry-after") or "0"
         if said.strip().isdigit() or "." in said:

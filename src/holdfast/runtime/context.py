@@ -3,14 +3,14 @@
 import contextvars
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from holdfast.errors import NonDurableWarning
 from holdfast.ports import Transaction
 
-__all__ = ["STEP", "Revealing", "StepContext", "effect_key", "warn_outside_run"]
+__all__ = ["STEP", "Asking", "Revealing", "StepContext", "effect_key", "warn_outside_run"]
 
 
 class Revealing(Protocol):
@@ -30,6 +30,14 @@ class Revealing(Protocol):
         ...
 
 
+class Asking(Protocol):
+    """What a step asks of the worker's providers; see ``runtime/providers.py``."""
+
+    async def ask(self, provider: str, send: Callable[[], Awaitable[Any]]) -> Any:
+        """Send a request when the provider wants it, and return its response."""
+        ...
+
+
 @dataclass(slots=True)
 class StepContext:
     """One attempt at a step, as its body sees it."""
@@ -41,6 +49,7 @@ class StepContext:
     turn: int
     secrets: "Revealing | None" = None
     transaction: Transaction | None = None
+    providers: "Asking | None" = None
 
     @property
     def idempotency_key(self) -> str:

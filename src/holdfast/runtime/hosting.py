@@ -11,6 +11,7 @@ from holdfast.core.replay import Plan
 from holdfast.core.specs import AgentSpec
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.appender import Appender
+from holdfast.runtime.context import Asking
 from holdfast.runtime.secrets import Secrets
 
 __all__ = ["Ending", "Host", "RunnerSettings"]
@@ -25,6 +26,7 @@ class RunnerSettings:
     entropy: Entropy
     middleware: Sequence[Middleware] = ()
     secrets: Secrets = field(default_factory=Secrets)
+    providers: Asking | None = None
     linger_s: float = 1.0
     """How long a run that waits for a message stays in memory."""
     nap_s: float = 5.0

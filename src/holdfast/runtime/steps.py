@@ -224,9 +224,9 @@ class Steps:
 
     def _context(self, call: Call) -> StepContext:
         state = self._runner.log.state
-        attempt = state.open_steps[call.key].attempt
-        secrets = self._runner.settings.secrets
-        return StepContext(state.run, call.key, attempt, state.seed, state.turn, secrets)
+        settings, attempt = self._runner.settings, state.open_steps[call.key].attempt
+        place = (state.run, call.key, attempt, state.seed, state.turn)
+        return StepContext(*place, settings.secrets, providers=settings.providers)
 
     def _finished(self, key: str, task: "asyncio.Task[Any]") -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()

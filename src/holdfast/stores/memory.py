@@ -36,6 +36,7 @@ from holdfast.ports import (
 )
 from holdfast.stores.fencing import check_place
 from holdfast.stores.lanes import Lane, Ready, Room, choose
+from holdfast.stores.memory_rests import RestsInMemory
 from holdfast.stores.memory_subjects import SubjectsInMemory
 from holdfast.stores.memory_tables import UserTables
 from holdfast.stores.subjects import check_open, without
@@ -56,7 +57,7 @@ class _Run:
     seen: int = 0
 
 
-class MemoryStore(SubjectsInMemory):
+class MemoryStore(SubjectsInMemory, RestsInMemory):
     """A store that lasts as long as the object: for tests, and the measure of other stores.
 
     It is for one thread. Closing it forgets nothing, so another app may carry on with it.
@@ -81,6 +82,7 @@ class MemoryStore(SubjectsInMemory):
         self._limits: dict[str, QueueLimits] = {}
         self._used: dict[str, int] = {}
         """Queue → up to when its rate is used up."""
+        self._rests: dict[str, int] = {}
         self._tables = UserTables()
         self._news = [False, False]
         """Whether anything happened, and whether anything that may have made a run ready."""

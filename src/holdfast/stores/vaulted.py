@@ -32,6 +32,7 @@ from holdfast.ports import (
     Pause,
     QueueInfo,
     QueueLimits,
+    Rest,
     Snapshot,
     Store,
     Transaction,
@@ -110,6 +111,15 @@ class VaultedStore:
 
     async def pauses(self) -> list[Pause]:
         return await self.inner.pauses()
+
+    async def rest(self, provider: str, *, now: int, rest_us: int) -> None:
+        await self.inner.rest(provider, now=now, rest_us=rest_us)
+
+    async def rests(self, *, now: int) -> list[Rest]:
+        return await self.inner.rests(now=now)
+
+    async def probe(self, provider: str, *, now: int, rest_us: int) -> bool:
+        return await self.inner.probe(provider, now=now, rest_us=rest_us)
 
     async def limit(self, limits: QueueLimits) -> None:
         await self.inner.limit(limits)

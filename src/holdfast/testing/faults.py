@@ -27,6 +27,7 @@ from holdfast.ports import (
     Pause,
     QueueInfo,
     QueueLimits,
+    Rest,
     Snapshot,
     Store,
     Transaction,
@@ -190,6 +191,17 @@ class FaultyStore:
 
     async def pauses(self) -> list[Pause]:
         return await self.inner.pauses()  # asked all the time, and nothing rests on the answer
+
+    async def rest(self, provider: str, *, now: int, rest_us: int) -> None:
+        what = f"rest {provider}"
+        await self._do(what, lambda: self.inner.rest(provider, now=now, rest_us=rest_us))
+
+    async def rests(self, *, now: int) -> list[Rest]:
+        return await self._do("rests", lambda: self.inner.rests(now=now))
+
+    async def probe(self, provider: str, *, now: int, rest_us: int) -> bool:
+        what = f"probe {provider}"
+        return await self._do(what, lambda: self.inner.probe(provider, now=now, rest_us=rest_us))
 
     async def limit(self, limits: QueueLimits) -> None:
         await self._do(f"limit {limits.queue}", lambda: self.inner.limit(limits))

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 from holdfast.core import events as ev
-from holdfast.ports import Claim, Pause, QueueInfo, QueueLimits, Store
+from holdfast.ports import Claim, Pause, QueueInfo, QueueLimits, Rest, Store
 from holdfast.testing.harness import (
     LATE,
     LEASE_US,
@@ -158,6 +158,24 @@ class QueueConformance:
         agree("queues", await store.queues(now=NOW), [empty, mail])
         default = QueueInfo(QueueLimits("default"), 1, 0)
         agree("queues, later", await store.queues(now=NOW + 5), [default, empty, mail])
+
+    @on_a_store
+    async def test_a_provider_is_left_alone_for_its_time_and_then_one_tries(
+        self, store: Store
+    ) -> None:
+        agree("no rests", await store.rests(now=NOW), [])
+        agree("none to probe", await store.probe("p", now=NOW, rest_us=9), expected=False)
+        await store.rest("p", now=NOW, rest_us=90)
+        await store.rest("o", now=NOW, rest_us=5)
+        await store.rest("p", now=NOW + 1, rest_us=20)
+        agree("the rests", await store.rests(now=NOW + 2), [Rest("o", 3), Rest("p", 19)])
+        agree("too early", await store.probe("p", now=NOW + 20, rest_us=9), expected=False)
+        agree("one tries", await store.probe("p", now=NOW + 21, rest_us=9), expected=True)
+        agree("another", await store.probe("p", now=NOW + 29, rest_us=9), expected=False)
+        agree("the rests then", await store.rests(now=NOW + 21), [Rest("o", -16), Rest("p", 9)])
+        agree("the next", await store.probe("p", now=NOW + 30, rest_us=9), expected=True)
+        await store.rest("p", now=NOW + 31, rest_us=0)
+        agree("one is left", await store.rests(now=NOW), [Rest("o", 5)])
 
     @on_a_store
     async def test_the_same_schedule_gives_the_claims_of_the_memory_store(

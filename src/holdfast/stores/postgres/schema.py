@@ -18,7 +18,7 @@ from holdfast.stores.postgres.link import judge
 
 __all__ = ["CLOCK_OFF_S_MAX", "VERSION", "check_version", "migrate", "prepare"]
 
-VERSION = 4
+VERSION = 5
 CLOCK_OFF_S_MAX = 60
 
 _HERE = Path(__file__).parent

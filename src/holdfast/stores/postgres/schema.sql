@@ -1,4 +1,4 @@
--- The tables of a store in a PostgreSQL database, as version 4 of the schema has them. They stand in
+-- The tables of a store in a PostgreSQL database, as version 5 of the schema has them. They stand in
 -- a schema of their own, `holdfast`; meta says which version it has. migrations/ leads from each
 -- version to the next, and a test shows that both ways end in the same tables.
 --
@@ -13,7 +13,7 @@ CREATE TABLE holdfast.meta (
   program text PRIMARY KEY CHECK (program = 'holdfast'),
   version bigint NOT NULL
 );
-INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 4);
+INSERT INTO holdfast.meta (program, version) VALUES ('holdfast', 5);
 
 -- run: the row of each run (what its stream folds to), and its lease.
 --
@@ -155,6 +155,13 @@ CREATE TABLE holdfast.subject (
   id text COLLATE "C" PRIMARY KEY,
   key bytea NOT NULL,
   erased text COLLATE "C" NOT NULL
+);
+
+-- rest: providers that have asked to be left alone, and until when (µs), by the database's clock. A
+-- row stays behind its time until somebody was answered again.
+CREATE TABLE holdfast.rest (
+  provider text COLLATE "C" PRIMARY KEY,
+  until bigint NOT NULL
 );
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

@@ -48,11 +48,15 @@ __all__ = [
     "PAUSES",
     "PLACE",
     "PRIORITY_NOWHERE",
+    "PROBE",
     "READY",
     "READY_BY_QUEUE",
     "RECEIVE",
     "REGISTER",
     "RENEW",
+    "REST",
+    "RESTS",
+    "REST_ENDS",
     "RESUME",
     "ROW",
     "ROWS",
@@ -399,6 +403,13 @@ INSERT INTO holdfast.pause (kind, name, by, at) VALUES (%s, %s, %s, %s)
 ON CONFLICT DO NOTHING RETURNING 1"""
 RESUME = "DELETE FROM holdfast.pause WHERE kind = %s AND name = %s RETURNING 1"
 PAUSES = "SELECT kind, name, by, at FROM holdfast.pause ORDER BY kind, name"
+REST = _sql("""
+INSERT INTO holdfast.rest (provider, until) VALUES (%s, @NOW + %s)
+ON CONFLICT (provider) DO UPDATE SET until = excluded.until""")
+REST_ENDS = "DELETE FROM holdfast.rest WHERE provider = %s"
+RESTS = _sql("SELECT provider, until - @NOW FROM holdfast.rest ORDER BY provider")
+PROBE = _sql("""
+UPDATE holdfast.rest SET until = @NOW + %s WHERE provider = %s AND until <= @NOW RETURNING 1""")
 LIMIT = """
 INSERT INTO holdfast.queue (name, concurrency, per_key, rate, period_us)
 VALUES (%s, %s, %s, %s, %s)

@@ -60,6 +60,7 @@ from holdfast.stores.postgres.link import (
 )
 from holdfast.stores.postgres.news import News
 from holdfast.stores.postgres.payloads import Fresh
+from holdfast.stores.postgres.rests import RestsInPostgres
 from holdfast.stores.postgres.schema import migrate, prepare
 from holdfast.stores.postgres.sequencer import Sequencer, no_notaries
 from holdfast.stores.postgres.server import NotSent, Server
@@ -83,7 +84,7 @@ PLACE_S = 0.1
 """How long events may stand in their streams without a position, while somebody writes."""
 
 
-class PostgresStore:
+class PostgresStore(RestsInPostgres):
     """A store in one PostgreSQL database, which many processes share; it is for one event loop."""
 
     def __init__(

@@ -281,6 +281,17 @@ class Changes:
         self._execute(sql.WAKE, (message.at, message.to))
         return True
 
+    def rest(self, provider: str, now: int, rest_us: int) -> None:
+        """Leave a provider alone for a while, or no more."""
+        if rest_us:
+            self._execute(sql.REST, (provider, now + rest_us))
+        else:
+            self._execute(sql.REST_ENDS, (provider,))
+
+    def probe(self, provider: str, now: int, rest_us: int) -> bool:
+        """Tell whether a rest is over and nobody else tries; for others it goes on."""
+        return self._matches(sql.PROBE, (now + rest_us, provider, now))
+
     def pause(self, pause: Pause) -> bool:
         """Keep something from being claimed; False when it is paused already."""
         return self._matches(sql.PAUSE, (pause.kind, pause.name, pause.by, pause.at))

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 APPLICATION_ID = int.from_bytes(b"hold")
-VERSION = 6
+VERSION = 7
 BUSY_TIMEOUT_MS = 5_000
 
 _HERE = Path(__file__).parent

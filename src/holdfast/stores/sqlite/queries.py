@@ -23,6 +23,7 @@ from holdfast.ports import (
     Pause,
     QueueInfo,
     QueueLimits,
+    Rest,
     WorkerInfo,
 )
 from holdfast.stores.payloads import CHUNKED, inflate, load
@@ -71,6 +72,9 @@ class Queries:
 
     def pauses(self) -> list[Pause]:
         return [Pause(*fields) for fields in self.all(sql.PAUSES, ())]
+
+    def rests(self, now: int) -> list[Rest]:
+        return [Rest(*fields) for fields in self.all(sql.RESTS, (now,))]
 
     def queues(self, now: int) -> list[QueueInfo]:
         """Return the queues that have limits, or runs that are ready or held."""

@@ -1,4 +1,4 @@
--- The tables of a store file, as version 6 of the format has them; PRAGMA user_version says which
+-- The tables of a store file, as version 7 of the format has them; PRAGMA user_version says which
 -- version a file has, PRAGMA application_id ('hold') that it is one of ours. migrations/ leads from
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
@@ -145,6 +145,13 @@ CREATE TABLE queue (
   rate INTEGER NOT NULL,
   period_us INTEGER NOT NULL,
   used INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- rest: providers that have asked to be left alone, and until when (µs). A row stays behind its time
+-- until somebody was answered again.
+CREATE TABLE rest (
+  provider TEXT PRIMARY KEY,
+  until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- chunk: the parts of large payloads, each stored once, whichever payloads share it. `hash` is the

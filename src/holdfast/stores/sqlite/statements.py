@@ -217,6 +217,12 @@ ORDER BY wake_at LIMIT 1"""
 PAUSE = "INSERT INTO pause (kind, name, by, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 RESUME = "DELETE FROM pause WHERE kind = ? AND name = ?"
 PAUSES = "SELECT kind, name, by, at FROM pause ORDER BY kind, name"
+REST = """
+INSERT INTO rest (provider, until) VALUES (?, ?)
+ON CONFLICT (provider) DO UPDATE SET until = excluded.until"""
+REST_ENDS = "DELETE FROM rest WHERE provider = ?"
+RESTS = "SELECT provider, until - ? FROM rest ORDER BY provider"
+PROBE = "UPDATE rest SET until = ? WHERE provider = ? AND until <= ?"
 PAUSED_PLACES = "SELECT kind, name FROM pause WHERE kind IN ('agent', 'queue')"
 LIMIT = """
 INSERT INTO queue (name, concurrency, per_key, rate, period_us) VALUES (?1, ?2, ?3, ?4, ?5)

@@ -33,6 +33,7 @@ from holdfast.ports import (
     Pause,
     QueueInfo,
     QueueLimits,
+    Rest,
     Transaction,
     WorkerInfo,
 )
@@ -186,6 +187,17 @@ class SqliteStore:
 
     async def pauses(self) -> list[Pause]:
         return self._near.pauses()
+
+    async def rest(self, provider: str, *, now: int, rest_us: int) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.rest, provider, now, rest_us, readies=False)
+
+    async def rests(self, *, now: int) -> list[Rest]:
+        return self._near.rests(now)
+
+    async def probe(self, provider: str, *, now: int, rest_us: int) -> bool:
+        changes, writer = self._writing()
+        return bool(await writer.put(changes.probe, provider, now, rest_us, readies=False))
 
     async def limit(self, limits: QueueLimits) -> None:
         changes, writer = self._writing()

@@ -20,7 +20,7 @@ __all__ = ["OBJECTS", "user_transaction"]
 OBJECTS = frozenset(
     {
         *("run", "run_created", "run_ready", "run_begun", "run_wake", "run_held", "run_busy"),
-        *("run_stuck", "pause", "queue", "subject", "subject_key", "subject_run"),
+        *("run_stuck", "pause", "queue", "rest", "subject", "subject_key", "subject_run"),
         *("event", "event_seq"),
         *("inbox", "inbox_id", "inbox_unread"),
         *("worker", "chunk"),
