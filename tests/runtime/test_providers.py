@@ -161,14 +161,24 @@ def test_when_the_first_dies_the_next_goes(clock):
     play(scene, clock)
 
 
-def test_who_has_waited_long_enough_asks_all_the_same(clock, monkeypatch):
-    monkeypatch.setattr(providers, "WAIT_S_MAX", 0.01)
+def test_who_has_waited_long_enough_asks_all_the_same_and_all_wait_at_once(clock, monkeypatch):
+    monkeypatch.setattr(providers, "WAIT_S_MAX", 0.05)
 
     async def scene(world):
-        world.ask(world.worker())
+        worker, rests, looks = world.worker(), world.store.rests, 0
+
+        async def counted(**facts):
+            nonlocal looks
+            looks += 1
+            return await rests(**facts)
+
+        world.ask(worker)
         await world.answer(refused("5"))
-        world.ask(world.worker())
-        await world.until(1)
+        world.store.rests = counted
+        for _ in range(20):
+            world.ask(worker)
+        await world.until(20)
+        assert looks <= 0.05 / providers.LOOK_S + 20, "one looks for all, a millisecond apart"
 
     play(scene, clock)
 

@@ -62,9 +62,10 @@ class Providers:
 
     async def _wait(self, provider: str) -> bool:
         """Wait until the provider may be asked; tell whether the others wait for the answer."""
-        waited_s = 0.0
-        async with self._turns[provider]:
-            while waited_s < WAIT_S_MAX:
+        time = asyncio.get_running_loop().time
+        enough = time() + WAIT_S_MAX
+        async with self._turns[provider]:  # whoever has it has waited longer
+            while time() < enough:
                 try:
                     left_s, first = await self._look(provider)
                 except StoreError as error:
@@ -72,9 +73,7 @@ class Providers:
                     return False
                 if left_s <= 0:
                     return first
-                pause_s = min(left_s, LOOK_S)
-                await asyncio.sleep(pause_s)
-                waited_s += pause_s
+                await asyncio.sleep(min(left_s, LOOK_S))
         return False
 
     async def _look(self, provider: str) -> tuple[float, bool]:
