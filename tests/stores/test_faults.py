@@ -552,6 +552,18 @@ class PauseTakesTheLease(MemoryStore):
         return await super().pause(pause)
 
 
+@seen_by("a_provider_is_left_alone_for_its_time_and_then_one_tries")
+class AllTryAtOnce(MemoryStore):
+    async def probe(self, provider, *, now, rest_us):  # noqa: ARG002 - the port's signature
+        return self._rests.get(provider, now + 1) <= now
+
+
+@seen_by("a_provider_is_left_alone_for_its_time_and_then_one_tries")
+class TriesTooEarly(MemoryStore):
+    async def probe(self, provider, *, now, rest_us):
+        return await super().probe(provider, now=now + 5, rest_us=rest_us)
+
+
 @seen_by("queues_tell_their_limits_and_what_is_in_them")
 class EmptyQueuesAreNotTold(MemoryStore):
     async def queues(self, *, now):
