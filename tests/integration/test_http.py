@@ -304,20 +304,29 @@ def test_twenty_requests_are_under_way_at_once(provider, http, replay):
 
 
 def test_giving_up_on_a_read_hangs_up(provider, http, replay):
-    left = threading.Event()
+    asked, left = threading.Event(), threading.Event()
 
     def answer(connection):
+        asked.set()
         if connection.wait_until_client_leaves():
             left.set()
         connection.hang_up()
 
     provider.answers = [answer]
 
+    @hf.step
+    async def request_is_there() -> bool:
+        return await asyncio.to_thread(asked.wait, http.WAIT_S)
+
     @hf.agent
     async def impatient(_: str) -> str:
         try:
-            async with asyncio.timeout(0.1):
-                await hf.async_http_client(timeout=60).get(provider.url)
+            async with asyncio.timeout(None) as patience:
+                read = hf.async_http_client(timeout=60).get(provider.url)
+                reading = asyncio.create_task(read)
+                assert await request_is_there()
+                patience.reschedule(asyncio.get_running_loop().time())
+                await reading
         except TimeoutError:
             return "gave up"
         return "got it"
