@@ -14,13 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast.client import Client, result_value
+from holdfast.client import Client
 from holdfast.core.redaction import Finder
 from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.core.state import ENDED
 from holdfast.errors import RunParked, UsageError
 from holdfast.ports import Clock, Entropy, Middleware, Store
 from holdfast.runtime.clock import SystemClock, SystemEntropy
+from holdfast.runtime.endings import result_value
 from holdfast.runtime.hosting import RunnerSettings
 from holdfast.runtime.providers import Providers
 from holdfast.runtime.schedules import Schedule, Schedules

@@ -27,21 +27,18 @@ from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.core.state import ENDED, RunRow, RunState, fold
 from holdfast.errors import (
     RunConflict,
-    RunFailed,
     RunParked,
     RunUnknown,
-    RunWasCancelled,
-    SubjectErased,
     UsageError,
-    VaultMissing,
 )
 from holdfast.fleet import held_back
 from holdfast.ports import Clock, Entropy, Message, Pause, QueueLimits, Store
-from holdfast.runtime.births import ERASED_RUNS, Place, erasure_run, new_run
+from holdfast.runtime.births import Place, erasure_run, new_run
 from holdfast.runtime.emitted import Emitted, Retracted
+from holdfast.runtime.endings import result_value
 from holdfast.subjects import Erasure
 
-__all__ = ["Client", "Retracted", "failure_of", "result_value"]
+__all__ = ["Client", "Retracted"]
 
 POLL_S = 1.0
 READ_EVENTS = 500
@@ -459,41 +456,3 @@ class Client:
             known = ", ".join(sorted(s.name for s in self._agents.values())) or "none"
             raise UsageError(f"agent {agent!r} is unknown here; known are {known}")
         return spec
-
-
-def result_value(event: Event, spec: AgentSpec | None) -> Any:
-    """Return what the last event of a run or turn says came of it.
-
-    Raises:
-        RunFailed, RunWasCancelled: nothing but an error did.
-        SubjectErased, VaultMissing: it is not there any more, or not to be read here.
-    """
-    if event.sealed:
-        raise VaultMissing(
-            f"run {event.run!r}: what came of it is sealed, and the vault with the key of subject"
-            f" {event.sub!r} is not at hand. Hint: HOLDFAST_VAULT"
-        )
-    if event.payload is None and event.committed:
-        raise SubjectErased(
-            f"run {event.run!r}: what came of it was erased with subject {event.sub!r}"
-            f" (run {ERASED_RUNS}{event.sub})",
-            subject=event.sub,
-        )
-    payload = event.payload or b"null"
-    match event.body:
-        case ev.RunSucceeded():
-            return spec.result.decode(payload) if spec is not None else json.loads(payload)
-        case ev.TurnFinished():
-            reply = json.loads(payload)["reply"]
-            return spec.result.decode(json_bytes(reply)) if spec is not None else reply
-        case _:
-            raise failure_of(event)
-
-
-def failure_of(event: Event) -> RunFailed:
-    """Return the exception that the end of a failed or cancelled run stands for."""
-    data = json.loads(event.payload or b"null") or {"type": "", "message": ""}
-    text = f"run {event.run!r}: {data['type']}: {data['message']}"
-    if isinstance(event.body, ev.RunCancelled):
-        return RunWasCancelled(f"run {event.run!r} was cancelled")
-    return RunFailed(text, error_type=data["type"], error_message=data["message"], run=event.run)

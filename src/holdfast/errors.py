@@ -21,6 +21,7 @@
     ├── RunUnknown                    no run, or several, by that id or prefix
     ├── RunConflict                   an id that is taken by a run of another agent or subject
     ├── ProofRefused                  a key, note, checkpoint or proof is not what it should be
+    ├── PayloadCollected              the run ended too long ago, its payloads are not kept any more
     ├── SubjectErased                 nothing may be recorded under this subject any more
     └── StoreError
         ├── StoreUnavailable          nothing was written; the same call may go through later
@@ -52,6 +53,7 @@ __all__ = [
     "NonDurableWarning",
     "NotDone",
     "NotInRun",
+    "PayloadCollected",
     "PayloadTooLarge",
     "ProofRefused",
     "RunConflict",
@@ -171,6 +173,10 @@ class RunConflict(HoldfastError):  # noqa: N818 - it states a fact
 
 class ProofRefused(HoldfastError):  # noqa: N818 - it states a fact
     """A key, a note, a checkpoint or a proof is not what it should be."""
+
+
+class PayloadCollected(HoldfastError):  # noqa: N818 - it states a fact
+    """The run ended so long ago that its payloads are not kept any more."""
 
 
 class SubjectErased(HoldfastError):  # noqa: N818 - it states a fact

@@ -6,8 +6,7 @@ transaction, or nothing. Two exceptions say that nothing was written for a reaso
 ``Fenced`` (another epoch owns the run) and ``Conflict`` (the stream has another length).
 ``StoreUnavailable`` says that nothing was written for a reason of the world.
 
-Two ways to extend holdfast stand here too: *middleware* around a step, and *followers* behind the
-writers.
+Ways to extend holdfast stand here too: *middleware* around a step, *followers* behind the writers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from holdfast.core.events import Cause, Event
 from holdfast.core.state import RunRow
 from holdfast.fleet import Pause, QueueInfo, QueueLimits, Rest, Rests, Standing, WorkerInfo
+from holdfast.retention import Retention
 from holdfast.signed import SignedLog
 from holdfast.sources import Clock, Entropy
 from holdfast.subjects import Erasure, Subject
@@ -198,7 +198,7 @@ class Transaction(Protocol):
         ...
 
 
-class Store(Rests, Protocol):
+class Store(Rests, Retention, Protocol):
     """Streams, their projections and their leases, durable together.
 
     A run may be claimed when nobody holds its lease and it is *ready*: it is ``pending`` or

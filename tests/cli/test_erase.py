@@ -184,3 +184,15 @@ def test_what_is_published_is_sealed_and_gone_once_it_was_erased(signed, desk):
     said = signed("verify", "after")
     assert said.code == 1
     assert "its payload is missing" in said.out
+
+
+def test_a_copy_of_everything_is_as_green(signed, desk, monkeypatch):
+    erase(signed)
+    assert signed("export", "--all", "all.export").code == 0
+    (desk / "copy.db.vault").write_bytes((desk / "holdfast.db.vault").read_bytes())
+    monkeypatch.setenv("HOLDFAST_STORE", "copy.db")
+    assert signed("import", "all.export").code == 0
+    assert signed("key", "new", "--origin", "example.com/copy").code == 0
+    said = signed("verify", "--json").json
+    assert said["ok"], said["findings"]
+    assert said["payloads"]["erased"] == 5

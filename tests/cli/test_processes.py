@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import pytest
@@ -148,6 +149,18 @@ def test_ctrl_c_ends_tail_without_a_word(processes, cli):
     assert (said.code, said.err) == (130, "")
 
 
+def ready(port):
+    """The name of the worker that answers, once it is ready."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as answer:
+                return json.load(answer)["worker"]
+        except urllib.error.HTTPError as error:
+            error.close()
+            assert error.code == 503
+            select.select([], [], [], 0.02)
+
+
 def test_effects_that_outlast_the_drain_are_given_up_and_another_worker_takes_over_at_once(
     processes, cli
 ):
@@ -163,10 +176,9 @@ def test_effects_that_outlast_the_drain_are_given_up_and_another_worker_takes_ov
     second = processes.start("worker", "desk.py", "--lease", "600", "--health", "0")
     said = iter(second.stderr.readline, "")
     port = next(line for line in said if "/ready" in line).split(":")[2].split("/")[0]
-    names = {worker["worker"] for worker in cli("workers", "--json").lines}
-    assert len(names) == 2
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as ready:
-        assert json.load(ready)["worker"] in names
+    while len(names := {one["worker"] for one in cli("workers", "--json").lines}) < 2:
+        select.select([], [], [], 0.02)
+    assert ready(port) in names
     first.send_signal(signal.SIGTERM)
     cut = processes.ended(first)
     assert cut.code == 1

@@ -64,6 +64,7 @@ def moves(state, fresh):
         ev.RunDiverged(state.seq),
         ev.RunAccepted(state.seq, "somebody"),
         ev.SubjectErased("somebody"),
+        ev.PayloadsCollected(AT),
         ev.TurnFinished(state.turn),
         ev.TurnFailed(state.turn),
         ev.RunSucceeded(),

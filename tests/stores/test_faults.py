@@ -18,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from holdfast.core.state import ENDED
 from holdfast.errors import Conflict
 from holdfast.ports import Append, InboxMessage
+from holdfast.retention import Ended
 from holdfast.stores.lanes import Room
 from holdfast.stores.memory import MemoryStore
 from holdfast.testing import streams
@@ -623,6 +624,70 @@ class ConsumedMessagesComeUnread(MemoryStore):
     async def receive(self, part):
         inbox = [replace(letter, taken=0) for letter in part.inbox]
         await super().receive(replace(part, inbox=inbox))
+
+
+# Retention.
+
+
+@seen_by("runs_that_ended_before_a_time_are_told")
+class OldInNoOrder(MemoryStore):
+    async def ended(self, **facts):
+        return (await super().ended(**facts))[::-1]
+
+
+@seen_by("runs_that_ended_before_a_time_are_told")
+class TellsOfOperators(MemoryStore):
+    async def ended(self, *, before, after="", limit):
+        found = await super().ended(before=before, after=after, limit=limit)
+        return [Ended(run, 3, 9) for run in self._runs if run.startswith("$")] + found
+
+
+@seen_by(
+    "a_collection_takes_payloads_and_salts_and_nothing_else", "a_sweep_leaves_what_others_have"
+)
+class CollectsAll(MemoryStore):
+    async def collect(self, runs, told):
+        await super().collect(runs, told)
+        for held in self._runs.values():
+            held.events = [replace(event, payload=None, salt=None) for event in held.events]
+
+
+@seen_by("a_collection_takes_payloads_and_salts_and_nothing_else")
+class KeepsSalts(MemoryStore):
+    async def collect(self, runs, told):
+        salts = {run: [event.salt for event in self._runs[run].events] for run in runs}
+        await super().collect(runs, told)
+        for run in runs:
+            pairs = zip(self._runs[run].events, salts[run], strict=True)
+            self._runs[run].events = [replace(event, salt=salt) for event, salt in pairs]
+
+
+@seen_by("a_collection_takes_payloads_and_salts_and_nothing_else")
+class CollectsMail(MemoryStore):
+    async def collect(self, runs, told):
+        await super().collect(runs, told)
+        self._inboxes.clear()
+
+
+@seen_by("a_collection_that_nothing_tells_of_is_refused")
+class CollectsInSilence(MemoryStore):
+    async def collect(self, runs, told):
+        self._runs[told] = self._runs.get(told) or self._runs[runs[0]]
+        await super().collect(runs, told)
+
+
+@seen_by("what_was_swept_can_be_stored_again")
+class RemembersWhatWasSwept(MemoryStore):
+    swept = False
+
+    async def sweep(self):
+        self.swept = True
+        return await super().sweep()
+
+    def append(self, change):
+        if self.swept:
+            change = replace(change, events=[replace(e, payload=None) for e in change.events])
+        return super().append(change)
 
 
 @pytest.mark.parametrize(

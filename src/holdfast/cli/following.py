@@ -16,7 +16,6 @@ from holdfast.cli.text import (
     event_json,
     excerpt,
     subject,
-    withheld,
 )
 from holdfast.core.events import BODIES, Event
 from holdfast.core.state import ENDED
@@ -154,6 +153,6 @@ def event_line(event: Event, *, payloads: bool = True, whose: bool = False) -> T
         line.append(f"  ← {cause_text(event.cause)}", style="dim")
     if payloads and event.payload is not None:
         line.append(f"  {excerpt(event.payload)}", style="green")
-    if why := withheld(event):
-        line.append(f"  [{why}]", style="magenta")
+    if event.withheld:
+        line.append(f"  [{event.withheld}]", style="magenta")
     return line

@@ -12,6 +12,7 @@ from holdfast.app import App
 from holdfast.cli.shell import Shell, command
 from holdfast.cli.steer import ByOption, this_person
 from holdfast.cli.text import ago, clean, grid
+from holdfast.cli.values import SECONDS
 from holdfast.core.state import ENDED
 from holdfast.errors import UsageError
 from holdfast.ports import Pause, QueueInfo, QueueLimits, Rest
@@ -25,7 +26,6 @@ QueueOption = Annotated[str, typer.Option("--queue", metavar="NAME", help="A que
 AgentOption = Annotated[
     str, typer.Option("--agent", metavar="NAME", help="All runs of an agent instead.")
 ]
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 @command
@@ -162,11 +162,11 @@ def _say(shell: Shell, run: str, queue: str, agent: str, said: str, *, done: boo
 def _rate(text: str) -> tuple[int, float]:
     if text in ("", "0"):
         return 0, 1.0
-    units = "|".join(_UNITS)
+    units = "|".join(SECONDS)
     found = re.fullmatch(rf"(\d+)\s*/\s*([\d.]*)\s*({units})", text)
     if not found:
         raise UsageError(f"--rate {text!r}: expected such as 100/min, 5/s or 1000/24h")
-    return int(found[1]), float(found[2] or 1) * _UNITS[found[3]]
+    return int(found[1]), float(found[2] or 1) * SECONDS[found[3]]
 
 
 def _rate_text(info: QueueInfo) -> str:

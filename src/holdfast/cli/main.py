@@ -43,6 +43,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("moving:export_command", "Write runs to a file, to be imported into another store."),
     "import": ("moving:import_command", "Take in the runs of a file that an export has written."),
     "erase": ("erase:erase_command", "Destroy a subject's key and payloads; the log tells so."),
+    "gc": (
+        "gc:gc_command",
+        "Let go of payloads of runs that ended long ago.",
+    ),
     "check": ("check:check_command", "Find what an agent does that a replay could not repeat."),
     "doctor": ("doctor:doctor_command", "Look over this machine and the store."),
     "fsck": ("fsck:fsck_command", "Check the invariants of a store file, read-only."),

@@ -10,7 +10,7 @@ from holdfast.cli.answers import answer
 from holdfast.cli.doubts import doubts_of
 from holdfast.cli.replay import difference_lines, in_callback, replay
 from holdfast.cli.shell import DONE, FAILED, PARKED, Shell
-from holdfast.cli.text import clean, clock, excerpt, iso, payload_value, withheld, withheld_notes
+from holdfast.cli.text import clean, clock, excerpt, iso, payload_value, withheld_notes
 from holdfast.core import events as ev
 from holdfast.core.codec import json_bytes
 from holdfast.core.events import Event
@@ -53,7 +53,7 @@ async def outcome_of(shell: Shell, app: App, run: str) -> Outcome:
 
 def _ended(last: Event, facts: dict[str, Any]) -> Outcome:
     value = payload_value(last)
-    if why := withheld(last):
+    if why := last.withheld:
         lines = withheld_notes([last])
         return Outcome(facts | {"withheld": why}, DONE, [f"run {last.run!r}: {lines[0]}"])
     if isinstance(last.body, ev.RunSucceeded):

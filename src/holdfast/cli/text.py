@@ -6,6 +6,7 @@ characters are shown by their escapes.
 
 import datetime as dt
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -35,7 +36,6 @@ __all__ = [
     "shorten",
     "status_text",
     "subject",
-    "withheld",
     "withheld_facts",
     "withheld_notes",
 ]
@@ -86,30 +86,23 @@ def shorten(text: str, chars: int) -> str:
 
 
 def payload_value(event: Event) -> Any:
-    """Return what an event's payload holds, None when it has none or it was erased."""
+    """Return what an event's payload holds, None when it has none or it is withheld."""
     return None if event.payload is None else json.loads(event.payload)
 
 
-def withheld(event: Event) -> str:
-    """Return why an event's payload is not there: ``erased``, ``sealed``, empty if it is."""
-    if event.payload is not None or not event.committed:
-        return ""
-    return "sealed" if event.sealed else "erased"
-
-
 def withheld_facts(events: Sequence[Event]) -> dict[str, Any]:
-    """Return how many payloads of which subjects are erased or sealed; empty when none is."""
-    gone = [event for event in events if withheld(event)]
+    """Return how many payloads are withheld, and why; empty when none is."""
+    gone = [event for event in events if event.withheld]
     if not gone:
         return {}
-    subjects = sorted({event.sub for event in gone})
-    why = [withheld(event) for event in gone]
-    facts: dict[str, Any] = {"erased": why.count("erased"), "sealed": why.count("sealed")}
+    why = Counter(event.withheld for event in gone)
+    subjects = sorted({event.sub for event in gone if event.withheld != "collected"})
+    facts: dict[str, Any] = {name: why[name] for name in ("erased", "sealed", "collected")}
     return facts | {"subjects": subjects, "by": [f"{ERASED_RUNS}{sub}@2" for sub in subjects]}
 
 
 def withheld_notes(events: Sequence[Event]) -> list[str]:
-    """Say in a line each what is erased and what is sealed."""
+    """Say in a line each what is erased, what is sealed, and what is collected."""
     facts, notes = withheld_facts(events), []
     if facts.get("erased"):
         by = ", ".join(facts["by"])
@@ -120,6 +113,9 @@ def withheld_notes(events: Sequence[Event]) -> list[str]:
             f"{count(facts['sealed'], 'payload')} of this run sealed: the vault with the key of"
             f" {subjects} is not at hand. Hint: HOLDFAST_VAULT"
         )
+    if facts.get("collected"):
+        payloads = count(facts["collected"], "payload")
+        notes.append(f"{payloads} of this run collected, since it ended long ago (holdfast gc)")
     return notes
 
 
@@ -203,6 +199,7 @@ _DETAILS: dict[str, Callable[[Any], list[str]]] = {
         *([f"until {clock(b.wake_at)}"] if b.wake_at else []),
     ],
     "subject.erased": lambda b: [f"subject {b.subject}"],
+    "payloads.collected": lambda b: [f"of runs that ended before {iso(b.before)}"],
     "run.diverged": lambda b: [f"at event {b.at_seq}"],
 }
 
@@ -231,8 +228,8 @@ def event_json(event: Event, *, payload: bool = True) -> dict[str, Any]:
     facts["hash"] = event.hash
     if payload:
         facts["payload"] = payload_value(event)
-        if why := withheld(event):
-            facts["withheld"] = why
+        if event.withheld:
+            facts["withheld"] = event.withheld
     return facts
 
 

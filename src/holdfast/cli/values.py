@@ -8,8 +8,10 @@ from typing import Any
 from holdfast.cli.text import clean
 from holdfast.errors import CodecError, UsageError
 
-__all__ = ["parse_json", "read_value"]
+__all__ = ["SECONDS", "parse_json", "read_value"]
 
+SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+"""How long the units are in which times are given."""
 _AROUND = 30
 
 

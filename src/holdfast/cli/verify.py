@@ -163,6 +163,9 @@ def _as_json(report: Report) -> dict[str, object]:
             sub: {"index": index, "payloads": payloads}
             for sub, (index, payloads) in report.erasures.items()
         },
+        "collections": [
+            {"index": index, "payloads": payloads} for index, payloads in report.collections.items()
+        ],
         "checkpoint": head and {"origin": head.origin, "size": head.size, "root": head.root.hex()},
         "keys": report.keys,
         "trusted": report.trusted,
@@ -188,6 +191,8 @@ def _show(shell: Shell, report: Report, *, kept: bool) -> None:
     for sub, (index, payloads) in report.erasures.items():
         said = f"{payloads} payloads of subject {sub!r}: erased by event {index} of the log"
         shell.show(clean(said))
+    for index, payloads in report.collections.items():
+        shell.show(f"{payloads} payloads of runs that ended long ago: collected by event {index}")
     whose = "trusted" if report.trusted else "as the log itself says"
     shell.show(f"checkpoint: {head.size} events, root {head.root.hex()}")
     shell.show(f"signed by: {report.keys[-1]} ({whose})")

@@ -21,7 +21,6 @@ from holdfast.cli.text import (
     event_json,
     excerpt,
     subject,
-    withheld,
 )
 from holdfast.core import events as ev
 from holdfast.core.events import Event
@@ -139,7 +138,7 @@ def _as_line(link: Link) -> Text:
     line.append(event.body.type, style="cyan")
     said = [part for part in (subject(event.body), detail(event.body)) if part]
     line.append(f" {', '.join(said)}")
-    said_of_it = f"[{withheld(event)}]" if withheld(event) else excerpt(event.payload)
+    said_of_it = f"[{event.withheld}]" if event.withheld else excerpt(event.payload)
     line.append(f"  {said_of_it}".rstrip(), style="dim")
     if len(link.causes) > 1:
         line.append(f"  ← {cause_text(event.cause)}", style="dim")

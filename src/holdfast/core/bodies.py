@@ -25,6 +25,7 @@ __all__ = [
     "ChildStarted",
     "MessageReceived",
     "MessageSent",
+    "PayloadsCollected",
     "QuestionAsked",
     "RunAccepted",
     "RunCancelled",
@@ -331,6 +332,19 @@ class SubjectErased:
 
 
 @dataclass(frozen=True, slots=True)
+class PayloadsCollected:
+    """From here on, payloads of runs that ended before a time may be gone from the store.
+
+    It stands in a stream of its own, and before the first of them goes. Payload: who.
+    """
+
+    type: ClassVar[str] = "payloads.collected"
+    role: ClassVar[Role] = "mark"
+    before: int
+    """µs since the epoch of Unix, not to be compared with anything but a run's last event."""
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """A turn of an agent with state ended. Payload: ``{"reply": …, "state": …}``."""
 
@@ -395,6 +409,7 @@ Body: TypeAlias = (
     | RunDiverged
     | RunAccepted
     | SubjectErased
+    | PayloadsCollected
     | TurnFinished
     | TurnFailed
     | RunSucceeded

@@ -32,6 +32,7 @@ from holdfast.core.bodies import (
     ChildStarted,
     MessageReceived,
     MessageSent,
+    PayloadsCollected,
     QuestionAsked,
     RunAccepted,
     RunCancelled,
@@ -70,6 +71,7 @@ __all__ = [
     "Event",
     "MessageReceived",
     "MessageSent",
+    "PayloadsCollected",
     "QuestionAsked",
     "RunAccepted",
     "RunCancelled",
@@ -183,8 +185,8 @@ _FORMS = {
 class Event:
     """One fact of a run: the leaf as stored, what it says, and the payload beside it.
 
-    ``payload`` and ``salt`` are None when the event has no payload (``committed`` is empty) or it
-    was erased.
+    ``payload`` and ``salt`` are None when the event has no payload (``committed`` is empty), or it
+    is not to be had (``withheld``).
     """
 
     run: str
@@ -208,6 +210,20 @@ class Event:
     """On whose behalf: the pseudonymous id of the person that the payload is about, or empty."""
     sealed: bool = False
     """Whether the payload is there and cannot be read: the key of ``sub`` is not at hand."""
+    collected: bool = False
+    """Whether the payload is gone although ``sub`` was not erased."""
+
+    @property
+    def withheld(self) -> str:
+        """Why the payload that the leaf commits to is not here; empty if it is.
+
+        ``sealed``, or ``erased`` with the subject, or ``collected``: the run had ended long ago.
+        """
+        if self.payload is not None or not self.committed:
+            return ""
+        if self.sealed:
+            return "sealed"
+        return "erased" if self.sub and not self.collected else "collected"
 
 
 _Read: TypeAlias = tuple[Callable[[str], re.Match[str] | None], Callable[..., Event]]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.core.events import Event, SubjectErased
+from holdfast.core.events import Event, PayloadsCollected, SubjectErased
 from holdfast.errors import ProofRefused, UsageError
 from holdfast.proof.merkle import (
     TILE_HASHES,
@@ -41,8 +41,9 @@ c2sp.org/tlog-tiles. Nobody has to trust whoever made this directory.
     tile/entries/<N>    the leaves: u16 length, then one line of JSON, each
     payloads/<N>        salt (32 bytes) and payload of leaf N, to which the leaf
                         commits: "hs256:" and the hex of HMAC-SHA256(salt, payload);
-                        encrypted, salt included, if the leaf has a "sub", and not
-                        there if a leaf "subject.erased" tells of that subject
+                        encrypted, salt included, if the leaf has a "sub"; not there
+                        if a leaf "subject.erased" tells of that subject, or a leaf
+                        "payloads.collected" of runs that ended before a time
     keys/               who signed, and how each key handed over to the next
     trust.policy        these keys (c2sp.org/tlog-policy)
 
@@ -128,11 +129,11 @@ def _put_payload(folder: Path, index: int, event: Event) -> None:
         _put(folder / "payloads" / number_path(index), data)
 
 
-async def _drop_erased(log: SignedLog, folder: Path, subjects: set[str], before: int) -> None:
-    """Remove payloads that were published before their subject was erased."""
+async def _drop_gone(log: SignedLog, folder: Path, before: int) -> None:
+    """Remove payloads that were published before they were erased or collected."""
     for start in range(0, before, TILE_HASHES):
         for index, event in enumerate(await log.leaves(start, TILE_HASHES), start):
-            if event.sub in subjects:
+            if event.payload is None and event.committed:
                 (folder / "payloads" / number_path(index)).unlink(missing_ok=True)
 
 
@@ -173,7 +174,7 @@ async def publish(log: SignedLog, folder: Path) -> Published:
     note = _note(signers, head)
     checkpoint = Checkpoint.parse(note.text)
     before = await _published(log, folder)
-    size, erased = head.size, set[str]()
+    size, gone = head.size, False
     for start in range(before // TILE_HASHES * TILE_HASHES, size, TILE_HASHES):
         width = min(TILE_HASHES, size - start)
         events = await log.leaves(start, width)
@@ -183,10 +184,9 @@ async def publish(log: SignedLog, folder: Path) -> Published:
         for index, event in enumerate(events, start):
             if index >= before:
                 _put_payload(folder, index, event)
-                if isinstance(event.body, SubjectErased):
-                    erased.add(event.body.subject)
-    if erased:
-        await _drop_erased(log, folder, erased, before)
+                gone = gone or isinstance(event.body, SubjectErased | PayloadsCollected)
+    if gone:
+        await _drop_gone(log, folder, before)
     await _write_tiles(log, folder, before, size)
     _put(
         folder / "README.md", README.format(origin=checkpoint.origin, key=signers[-1].key).encode()

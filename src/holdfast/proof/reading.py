@@ -26,7 +26,8 @@ KEPT_MAX = 1_000
 NOBODY = -1
 """Who accuses a leaf when it is no other leaf."""
 _FIRST = "0" * 64
-_ERASED = "subject.erased"
+_ERASED, _COLLECTED = "subject.erased", "payloads.collected"
+_ENDS = {"run.succeeded", "run.failed", "run.cancelled"}
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -64,17 +65,29 @@ class _Facts(NamedTuple):
     """On whose behalf, empty for nobody's: then the payload is encrypted."""
     erases: str
     """The subject whose erasure it tells of, empty for none."""
+    collects: int
+    """The time before which runs must have ended of which payloads may be gone; 0 for none."""
+    ended_at: int
+    """When its run ended, if this is its end, else 0."""
+
+
+@dataclass(slots=True)
+class _Gone:
+    """The payloads of a run, and of one subject or nobody, that are not there."""
+
+    first: tuple[int, str, int]
+    """Index, run, seq."""
+    count: int = 0
+    last: int = -1
+    """The index of the last."""
+    ended: tuple[int, int] = (-1, 0)
+    """The index of the event that ended the run, and when that was."""
 
 
 @dataclass(slots=True)
 class _Subject:
     """What was met of a subject so far."""
 
-    gone: int = 0
-    """Payloads that are not there."""
-    first_gone: tuple[int, str, int] = (0, "", 0)
-    """The first of them: index, run, seq."""
-    last_gone: int = -1
     last_there: tuple[int, str, int] = (-1, "", 0)
     """The last payload that is there."""
     erased: int = -1
@@ -109,10 +122,17 @@ class Reading:
     ) -> None:
         self.tree = Tree()
         self.findings: list[Finding] = []
-        self.payloads = {"ok": 0, "none": 0, "sealed": 0, "erased": 0, "missing": 0}
+        self.payloads = {"ok": 0, "none": 0, "sealed": 0, "erased": 0, "collected": 0}
+        self.payloads["missing"] = 0
         self.erasures: dict[str, tuple[int, int]] = {}
         """Subject → (index of the event that tells of its erasure, payloads that it erased)."""
+        self.collections: dict[int, int] = {}
+        """Index of each event that tells of a collection → how many payloads it accounts for."""
         self._subjects: dict[str, _Subject] = {}
+        self._gone: dict[str, dict[str, _Gone]] = {}
+        """Run → subject, empty for nobody → what is not there."""
+        self._collects: list[tuple[int, int]] = []
+        """(index, before), in order."""
         self.last: dict[str, _Last] = {}
         self.disputes: dict[int, list[Dispute]] = {}
         self.bad: list[Expected] = []
@@ -148,6 +168,7 @@ class Reading:
                 self._meet()
         self.runs = len(self.last)
         self._compare_right_edge()
+        self._compare_gone()
         self._compare_subjects()
         known = False
         for row in self._source.rows():
@@ -243,9 +264,9 @@ class Reading:
                     if self._is_next(run, seq):  # then it is the leaf that was altered
                         facts = facts._replace(run=run, seq=seq)
                 self._follow(index, hash_, facts)
-                if facts.erases:
-                    self._subjects.setdefault(facts.erases, _Subject()).erased = index
                 self._check_payload(index, facts, entry.payload)
+                if facts.erases or facts.collects or facts.ended_at:
+                    self._note_told(index, facts)
         else:
             self.tree.append(instead)
             if entry.place:
@@ -256,6 +277,17 @@ class Reading:
         if not (index + 1) % TILE_HASHES:
             self._compare_full()
             self._recent.clear()
+
+    def _note_told(self, index: int, facts: _Facts) -> None:
+        """Take note of what bears on payloads that are not there."""
+        if facts.erases:
+            self._subjects.setdefault(facts.erases, _Subject()).erased = index
+        if facts.collects:
+            self._collects.append((index, facts.collects))
+            self.collections[index] = 0
+        if facts.ended_at and facts.run in self._gone:
+            for gone in self._gone[facts.run].values():
+                gone.ended = index, facts.ended_at
 
     def _is_next(self, run: str, seq: int) -> bool:
         last = self.last.get(run)
@@ -288,14 +320,13 @@ class Reading:
             self.payloads["none"] += 1
             if payload:
                 self._find("payload", "it has one that its leaf does not know", index, *facts[:2])
-        elif payload is None and facts.sub:
-            subject = self._subjects.setdefault(facts.sub, _Subject())
-            subject.first_gone = subject.first_gone if subject.gone else (index, *facts[:2])
-            subject.gone, subject.last_gone = subject.gone + 1, index
-        elif payload is None or payload.lost:
+        elif payload is None:
+            of_run = self._gone.setdefault(facts.run, {})
+            gone = of_run.setdefault(facts.sub, _Gone((index, *facts[:2])))
+            gone.count, gone.last = gone.count + 1, index
+        elif payload.lost:
             self.payloads["missing"] += 1
-            why = payload.lost if payload else "it is not there"
-            self._find("payload", f"its payload is missing: {why}", index, *facts[:2])
+            self._find("payload", f"its payload is missing: {payload.lost}", index, *facts[:2])
         elif "hs256:" + hmac.digest(payload.salt, payload.data, "sha256").hex() == facts.payload:
             self.payloads["ok"] += 1
             self._note_there(index, facts)
@@ -311,18 +342,37 @@ class Reading:
         if facts.sub:
             self._subjects.setdefault(facts.sub, _Subject()).last_there = (index, *facts[:2])
 
+    def _compare_gone(self) -> None:
+        """A payload may be gone if a later event says that it was erased, or collected."""
+        for run, of_run in self._gone.items():
+            for sub, gone in of_run.items():
+                told = self._subjects[sub].erased if sub in self._subjects else -1
+                if told > gone.last:
+                    self.payloads["erased"] += gone.count
+                    of_subject = self.erasures.get(sub, (told, 0))[1]
+                    self.erasures[sub] = told, of_subject + gone.count
+                elif (told := self._collected_by(run, gone)) >= 0:
+                    self.payloads["collected"] += gone.count
+                    self.collections[told] += gone.count
+                else:
+                    self.payloads["missing"] += gone.count
+                    unsaid = f"no later event says that {sub!r} was erased"
+                    why = unsaid if sub else "it is not there"
+                    self._find("payload", f"its payload is missing: {why}", *gone.first)
+
+    def _collected_by(self, run: str, gone: _Gone) -> int:
+        """Return the index of the event that says that a run's payloads may be gone, or NOBODY."""
+        index, at = gone.ended
+        if index < 0 or self.last[run].at != index or run.startswith("$"):
+            return NOBODY
+        by = (told for told, before in self._collects if told > index and before > at)
+        return next(by, NOBODY)
+
     def _compare_subjects(self) -> None:
-        """A subject's payloads may be gone if a later event says so, and then all must be."""
+        """Of a subject that was erased nothing may be there."""
         for sub, subject in self._subjects.items():
-            index, run, seq = subject.first_gone
-            if subject.gone and subject.last_gone > subject.erased:
-                self.payloads["missing"] += subject.gone
-                says = f"its payload is missing: no later event says that {sub!r} was erased"
-                self._find("payload", says, index, run, seq)
-            elif subject.gone:
-                self.payloads["erased"] += subject.gone
             if subject.erased >= 0:
-                self.erasures[sub] = (subject.erased, subject.gone)
+                self.erasures.setdefault(sub, (subject.erased, 0))
                 index, run, seq = subject.last_there
                 if index >= 0:
                     says = f"its payload is there, yet event {subject.erased} says it is erased"
@@ -391,7 +441,10 @@ def _facts(leaf: bytes) -> _Facts | str:
         run, seq, prev = facts["run"], facts["seq"], facts["prev"]
         payload = facts.get("payload", "")
         sub = facts.get("sub", "")
-        erases = facts["subject"] if facts["type"] == _ERASED else ""
+        kind = facts["type"]
+        erases = facts["subject"] if kind == _ERASED else ""
+        collects = facts["before"] if kind == _COLLECTED else 0
+        ended_at = facts["at"] if kind in _ENDS else 0
         sound = (
             type(run) is str
             and type(seq) is int
@@ -399,9 +452,11 @@ def _facts(leaf: bytes) -> _Facts | str:
             and type(payload) is str
             and type(sub) is str
             and type(erases) is str
+            and type(collects) is int
+            and type(ended_at) is int
             and _HASH.fullmatch(prev)
             and type(facts["v"]) is int
-            and type(facts["type"]) is str
+            and type(kind) is str
             and text[end:] == "\n"
             and len(leaf) <= LEAF_BYTES_MAX
         )
@@ -409,7 +464,7 @@ def _facts(leaf: bytes) -> _Facts | str:
         return f"its leaf is not an event: {type(error).__name__}: {error}"[:200]
     if not sound:
         return "its leaf is not an event as it should be"
-    return _Facts(run, seq, prev, payload, sub, erases)
+    return _Facts(run, seq, prev, payload, sub, erases, collects, ended_at)
 
 
 def _is_sealed(data: bytes, sub: str) -> bool:

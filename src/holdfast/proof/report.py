@@ -101,9 +101,12 @@ class Report:
     events: int = 0
     runs: int = 0
     payloads: dict[str, int] = field(default_factory=dict)
-    """How many are ``ok``, ``none``, ``sealed`` (no key at hand), ``erased`` or ``missing``."""
+    """How many are ``ok``, ``none``, ``sealed`` (no key at hand), ``erased``, ``collected`` or
+    ``missing``."""
     erasures: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Subject → (index of the event that tells of its erasure, how many payloads that erased)."""
+    collections: dict[int, int] = field(default_factory=dict)
+    """Index of each event that tells of a collection → how many payloads went by it."""
     checkpoint: Checkpoint | None = None
     """The newest head."""
     keys: list[str] = field(default_factory=list)

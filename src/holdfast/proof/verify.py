@@ -168,6 +168,7 @@ class _Verification:
         self.report.runs = reading.runs
         self.report.payloads = reading.payloads
         self.report.erasures = reading.erasures
+        self.report.collections = reading.collections
         own = [expected for expected in self.expected if expected.own]
         newest = reading.newest or max(own, default=None)
         if newest:

@@ -16,6 +16,7 @@ from holdfast.core.limits import (
 from holdfast.core.state import fold
 from holdfast.errors import UsageError
 from holdfast.ports import Entropy, NewRun
+from holdfast.retention import COLLECTED_RUNS
 
 __all__ = [
     "ANYWHERE",
@@ -23,6 +24,7 @@ __all__ = [
     "OPERATOR",
     "Place",
     "child_run",
+    "collection_run",
     "erasure_run",
     "new_run",
 ]
@@ -122,26 +124,43 @@ def new_run(
 
 
 def erasure_run(subject: str, said: bytes, *, now: int, entropy: Entropy) -> NewRun:
-    """Return the run that tells of an erasure: a stream of its own, over as it begins.
-
-    Its id comes from the subject, which is erased once. Nothing in it is on behalf of the subject.
+    """Return the run that tells of an erasure; nothing in it is on behalf of the subject.
 
     Args:
-        subject: Who is erased.
+        subject: Who is erased, which happens once; the run's id comes from it.
         said: Basis and approver, as JSON.
         now: µs since the epoch of Unix.
         entropy: Where salts come from.
     """
+    told = ev.SubjectErased(subject)
+    return _told(f"{ERASED_RUNS}{subject}", told, said, now=now, entropy=entropy)
+
+
+def collection_run(before: int, said: bytes, *, now: int, entropy: Entropy) -> NewRun:
+    """Return the run that tells that payloads of runs which ended ``before`` a time may be gone.
+
+    Args:
+        before: µs since the epoch of Unix; the run's id comes from it.
+        said: Who says so, as JSON.
+        now: µs since the epoch of Unix.
+        entropy: Where salts come from.
+    """
+    told = ev.PayloadsCollected(before)
+    return _told(f"{COLLECTED_RUNS}{before}", told, said, now=now, entropy=entropy)
+
+
+def _told(run: str, told: ev.Body, said: bytes, *, now: int, entropy: Entropy) -> NewRun:
+    """Return an operator's run: a stream of its own, over as it begins."""
     bodies: list[tuple[ev.Body, bytes]] = [
         (ev.RunCreated(0), b"null"),
-        (ev.SubjectErased(subject), said),
+        (told, said),
         (ev.RunSucceeded(), b"null"),
     ]
     events: list[Event] = []
     for seq, (body, payload) in enumerate(bodies, 1):
         event = ev.seal(
             body,
-            run=f"{ERASED_RUNS}{subject}",
+            run=run,
             seq=seq,
             prev=events[-1].hash if events else ev.GENESIS,
             at=now,

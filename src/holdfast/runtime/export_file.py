@@ -16,7 +16,7 @@ file is of version 2, and before the first event or message of a subject's stand
 
     {"subject":ID,"key":B64,"erased":RUN}                the key as the vault has wrapped it
 
-The runs that tell of erasures come last.
+The runs that tell of erasures and collections come last, for they stand behind what is gone.
 
 A message's ``taken`` is the number of events behind which it had been consumed, 0 while it is
 unread. ``sha256`` is of all lines before the last, as they are inside the gzip stream. The same

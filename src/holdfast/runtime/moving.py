@@ -19,6 +19,8 @@ from typing import BinaryIO
 from holdfast.core.state import ENDED
 from holdfast.errors import RunUnknown, StoreRefused, UsageError
 from holdfast.ports import INCOMING, Letter, Part, Snapshot, Standing, Store
+from holdfast.retention import COLLECTED_RUNS
+from holdfast.runtime.births import ERASED_RUNS
 from holdfast.runtime.export_file import Reader, Writer
 from holdfast.stores.vault import is_sealed, sealed_for
 from holdfast.subjects import Subject
@@ -65,9 +67,11 @@ async def export_runs(store: Store, path: Path, runs: Sequence[str] = (), *, now
             writer = Writer(file, subjects=bool(await store.subjects(limit=1)))
             copying = _Copying(store, snapshot, writer)
             async for standing in _standing(snapshot, runs):
+                if standing.row.run.startswith((COLLECTED_RUNS, ERASED_RUNS)):
+                    continue
                 await copying.run(standing)
                 exported.unended += standing.row.status not in ENDED
-            await copying.erasures()
+            await copying.told(every=not runs)
             if not runs:
                 await copying.strays()
             writer.end()
@@ -221,7 +225,10 @@ class _Copying:
         self._writer = writer
         self._written: set[str] = set()
         """Subjects and runs."""
-        self._erasures: list[str] = []
+        self._told: list[str] = []
+        """Runs that tell why payloads are gone."""
+        self._gone = False
+        """Whether a payload was not there, for whatever reason."""
 
     async def run(self, standing: Standing) -> None:
         """Write a run and its inbox."""
@@ -233,14 +240,21 @@ class _Copying:
             size = 0
             for event in await snapshot.events(run, after=seq, limit=limit):
                 await self._subject(event.sub)
+                self._gone = self._gone or event.withheld != ""
                 writer.event(event)
                 seq, size = event.seq, size + len(event.payload or b"")
             limit = min(2 * limit, _EVENTS_MAX) if size < _PAGE_BYTES else 1
         await self._inbox(run)
 
-    async def erasures(self) -> None:
-        """Write the runs that tell of the erasures of subjects that came up."""
-        for run in self._erasures:
+    async def told(self, *, every: bool) -> None:
+        """Write the runs that tell why payloads are gone, behind all those that lack some."""
+        kinds = [ERASED_RUNS] if every else []
+        if every or self._gone:
+            kinds.append(COLLECTED_RUNS)
+        for kind in kinds:
+            async for standing in _page(self._snapshot, kind):
+                self._told.append(standing.row.run)
+        for run in self._told:
             found = await self._snapshot.runs(prefix=run, limit=1)
             if found and found[0].row.run == run and run not in self._written:
                 await self.run(found[0])
@@ -269,7 +283,7 @@ class _Copying:
             raise StoreRefused(f"subject {sub!r} is unknown, yet there are payloads of it")
         self._writer.subject(subject)
         if subject.erased:
-            self._erasures.append(subject.erased)
+            self._told.append(subject.erased)
 
 
 async def _letters(snapshot: Snapshot, run: str) -> AsyncIterator[Letter]:

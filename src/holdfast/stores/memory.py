@@ -37,6 +37,7 @@ from holdfast.ports import (
 from holdfast.stores.fencing import check_place
 from holdfast.stores.lanes import Lane, Ready, Room, choose
 from holdfast.stores.memory_rests import RestsInMemory
+from holdfast.stores.memory_retention import RetentionInMemory
 from holdfast.stores.memory_subjects import SubjectsInMemory
 from holdfast.stores.memory_tables import UserTables
 from holdfast.stores.subjects import check_open, without
@@ -57,7 +58,7 @@ class _Run:
     seen: int = 0
 
 
-class MemoryStore(SubjectsInMemory, RestsInMemory):
+class MemoryStore(SubjectsInMemory, RestsInMemory, RetentionInMemory):
     """A store that lasts as long as the object: for tests, and the measure of other stores.
 
     It is for one thread. Closing it forgets nothing, so another app may carry on with it.

@@ -18,8 +18,8 @@ JSON end (before the brace, so that a last message is cut like one with a succes
 at the end of a line; failing that after CHUNK_BYTES_MAX. What is encrypted suggests nothing: it
 was cut before, and comes in frames (``vault.py``).
 
-Invariants: the exact bytes come back; a chunk's bytes never change, and it is removed only with the
-subject whose key it was under, so what is known of a committed chunk stays true.
+Invariants: the exact bytes come back; a chunk's bytes never change; it is removed only with the
+subject whose key it was under, or when no payload has it any more (``collecting.py``).
 """
 
 import re
@@ -33,7 +33,7 @@ from holdfast.errors import StoreRefused
 __all__ = [
     "CHUNKED",
     "DEFLATED",
-    "ERASED",
+    "GONE",
     "HASH_BYTES",
     "INLINE_BYTES_MAX",
     "PLAIN",
@@ -49,7 +49,7 @@ __all__ = [
     "split",
 ]
 
-PLAIN, DEFLATED, CHUNKED, ERASED = 0, 1, 2, 3
+PLAIN, DEFLATED, CHUNKED, GONE = 0, 1, 2, 3
 
 INLINE_BYTES_MAX = 2_048
 DEFLATE_BYTES_MIN = 400

@@ -38,6 +38,7 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.retention import Ended, Swept
 from holdfast.stores.vault import KEY_BYTES, SubjectKey, Vault, is_sealed, place, sealed_for
 from holdfast.subjects import Erasure, Subject
 
@@ -195,6 +196,15 @@ class VaultedStore:
         finally:
             self._keys.pop(subject, None)
 
+    async def ended(self, *, before: int, after: str = "", limit: int) -> list[Ended]:
+        return await self.inner.ended(before=before, after=after, limit=limit)
+
+    async def collect(self, runs: Sequence[str], told: str) -> None:
+        await self.inner.collect(runs, told)
+
+    async def sweep(self) -> Swept:
+        return await self.inner.sweep()
+
     async def close(self) -> None:
         await self.inner.close()
 
@@ -269,14 +279,17 @@ class VaultedStore:
     # On the way up
 
     async def _opened(self, event: Event) -> Event:
-        if event.payload is None or not is_sealed(event.payload):
+        gone = event.payload is None
+        if not event.committed or (event.payload is not None and not is_sealed(event.payload)):
             return event
         try:
             key = await self._key(event.sub)
         except VaultMissing:
-            return replace(event, payload=None, sealed=True)
-        except SubjectErased:  # between the two reads
+            return replace(event, payload=None, sealed=not gone, collected=gone)
+        except SubjectErased:  # perhaps between the two reads
             return replace(event, payload=None)
+        if event.payload is None:
+            return replace(event, collected=True)
         payload, salt = key.open(event.payload, place("event", event.run, event.seq))
         return replace(event, payload=payload, salt=salt)
 

@@ -24,13 +24,16 @@ from holdfast.testing.harness import agree, on_a_store
 from holdfast.testing.leases import LeaseConformance
 from holdfast.testing.machine import store_machine
 from holdfast.testing.queues import QueueConformance
+from holdfast.testing.retention import RetentionConformance
 from holdfast.testing.schedule import log_of_schedule
 from holdfast.testing.streams import StreamConformance
 
 __all__ = ["StoreConformance", "log_of_schedule", "store_machine"]
 
 
-class StoreConformance(StreamConformance, LeaseConformance, CopyConformance, QueueConformance):
+class StoreConformance(
+    StreamConformance, LeaseConformance, CopyConformance, QueueConformance, RetentionConformance
+):
     """Every promise of a store; subclass it and give it a fixture ``open_store``."""
 
     @on_a_store

@@ -33,6 +33,7 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.retention import Ended, Swept
 from holdfast.subjects import Erasure, Subject
 
 __all__ = ["FaultyStore", "Host", "Trouble"]
@@ -287,6 +288,16 @@ class FaultyStore:
 
     async def erase(self, subject: str, told: NewRun) -> Erasure:
         return await self._do(f"erase {subject}", lambda: self.inner.erase(subject, told))
+
+    async def ended(self, *, before: int, after: str = "", limit: int) -> list[Ended]:
+        old = self.inner.ended
+        return await self._do("ended", lambda: old(before=before, after=after, limit=limit))
+
+    async def collect(self, runs: Sequence[str], told: str) -> None:
+        await self._do(f"collect {', '.join(runs)}", lambda: self.inner.collect(runs, told))
+
+    async def sweep(self) -> Swept:
+        return await self._do("sweep", self.inner.sweep)
 
     async def changed(self, timeout_s: float, *, ready: bool = False) -> None:
         if not ready:

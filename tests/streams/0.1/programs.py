@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pydantic
 
 import holdfast as hf
+from holdfast.runtime.births import collection_run
 from holdfast.subjects import Subject
 
 RETRY = hf.Retry(attempts=3, base_s=1, cap_s=60)
@@ -408,6 +409,11 @@ def play_erased(s):
     s.run(s.client.cancel("r", by="ann"))
     s.play()
     s.run(s.client.erase("S", basis="a request", by="ann"))
+
+
+def play_collected(s):
+    said = {"now": s.clock.now(), "entropy": s.entropy}
+    s.run(s.store.create(collection_run(s.clock.now(), b'{"by":"ann"}', **said)))
 
 
 PLAYS = {

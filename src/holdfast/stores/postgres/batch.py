@@ -76,8 +76,7 @@ class Batch:
         if columns.letters:
             rounds.append((sql.DELIVERING, ()))
         rounds.append((sql.LOCK_RUNS, (Texts(sorted(columns.touched)),)))
-        if self.fresh.parts:
-            rounds.append(self.fresh.statement())
+        rounds += self.fresh.round()
         rounds.append(columns.statement(stored))
         if columns.unsettled:
             rounds.append((sql.SETTLE, (Texts(sorted(columns.unsettled)),)))

@@ -93,8 +93,7 @@ def receive(part: Part, chunks: Chunks, fresh: Fresh) -> Flow[None]:
     stored = yield from chunks.keep([*(event.payload for event in part.events), *letters], fresh)
     begun = part.expected_seq == 0 and first == GENESIS
     rounds: Round = [(sql.DELIVERING, ()), (sql.LOCK_RUNS, (Texts([run]),))]
-    if fresh.parts:
-        rounds.append(fresh.statement())
+    rounds += fresh.round()
     if begun:
         rounds.append((sql.EXPECT, (*row._replace(seq=0, head=GENESIS), INCOMING)))
     moved = (row.status, row.seq, row.head, row.turn, row.turn_seq, row.state_seq)

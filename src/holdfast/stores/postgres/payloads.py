@@ -4,12 +4,16 @@ A flow: it asks which parts are stored already and draws numbers for the others;
 batch inserts these in the same transaction. So a chunk never waits for a commit of its own, and a
 batch that was undone leaves nothing behind. See ``stores/payloads.py`` for the trees.
 
-Invariant: a chunk's bytes never change and are never removed, so what is known of a committed chunk
-stays true; of what is not committed nothing is remembered.
+Invariants: a chunk's bytes never change; of what is not committed nothing is remembered. A sweep
+may remove a chunk that is known here (``retention.py``), so a batch shares a lock with sweeps and
+fails with ``SWEPT`` if a chunk that it refers to is not there any more: whoever sent it forgets
+what was known and sends it once more.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import psycopg
 
 from holdfast.errors import StoreRefused
 from holdfast.stores.payloads import (
@@ -24,34 +28,46 @@ from holdfast.stores.payloads import (
     split,
 )
 from holdfast.stores.postgres import statements as sql
-from holdfast.stores.postgres.flow import Flow, Statement
+from holdfast.stores.postgres.flow import Flow, Round
 from holdfast.stores.postgres.values import Bytes, Ints
 
-__all__ = ["Chunks", "Fresh", "Stored", "loaded"]
+__all__ = ["SWEPT", "Chunks", "Fresh", "Stored", "loaded"]
 
 Stored = tuple[int, bytes | None]
 """A payload as its row has it: form and bytes."""
 
+SWEPT = psycopg.errors.DivisionByZero
+"""What ``ARE_THERE`` fails with."""
 _KNOWN_MAX = 20_000
 
 
 @dataclass(slots=True)
 class Fresh:
-    """The chunks that a batch brings."""
+    """The chunks that a batch brings, and those that it finds."""
 
     numbers: dict[bytes, int] = field(default_factory=dict)
     """Hash → number."""
     parts: list[bytes] = field(default_factory=list)
+    found: set[int] = field(default_factory=set)
+    """Numbers of those that are there already."""
 
-    def statement(self) -> Statement:
-        """Return what inserts them."""
-        kept = [deflate(part) for part in self.parts]
-        return sql.KEEP, (
-            Ints([*self.numbers.values()]),
-            Bytes([*self.numbers]),
-            Ints([form for form, _ in kept]),
-            Bytes([data for _, data in kept]),
-        )
+    def round(self) -> Round:
+        """Return what inserts them, and fails if one that was found is gone."""
+        if not self.parts and not self.found:
+            return []
+        statements: Round = [(sql.USING_CHUNKS, ())]
+        if self.found:
+            statements.append((sql.ARE_THERE, (len(self.found), Ints([*self.found]))))
+        if self.parts:
+            kept = [deflate(part) for part in self.parts]
+            values = (
+                Ints([*self.numbers.values()]),
+                Bytes([*self.numbers]),
+                Ints([form for form, _ in kept]),
+                Bytes([data for _, data in kept]),
+            )
+            statements.append((sql.KEEP, values))
+        return statements
 
 
 class Chunks:
@@ -111,6 +127,7 @@ class Chunks:
                     (numbers[digest],) = next(free)
                     fresh.numbers[digest] = numbers[digest]
                     fresh.parts.append(parts[digest])
+        fresh.found.update(n for digest, n in numbers.items() if digest not in fresh.numbers)
         return {n: [numbers[digest] for digest in digests] for n, digests in hashes.items()}
 
 

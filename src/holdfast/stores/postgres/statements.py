@@ -78,7 +78,7 @@ __all__ = [
 PRIORITY_NOWHERE = -(2**62)
 """Below every priority: the place in front of all lanes."""
 
-_DELIVERING_KEY, _SEQUENCING_KEY = 0x686F6C6401, 0x686F6C6402  # 'hold', 1 and 2
+_DELIVERING_KEY, _SEQUENCING_KEY, _CHUNKS_KEY = (0x686F6C6400 + n for n in (1, 2, 4))  # 'hold'
 
 _FIELDS = ("id", *RunRow._fields[1:])  # the columns that make a RunRow, in order
 _SHARED = {
@@ -247,6 +247,9 @@ NUMBERS = "SELECT nextval('holdfast.chunk_n') FROM generate_series(1, %s)"
 KEEP = """
 INSERT INTO holdfast.chunk (n, hash, form, data)
 SELECT n, hash, form, data FROM unnest(%s, %s, %s, %s) AS fresh (n, hash, form, data)"""
+USING_CHUNKS = f"SELECT pg_advisory_xact_lock_shared({_CHUNKS_KEY})"
+SWEEPING = f"SELECT pg_advisory_xact_lock({_CHUNKS_KEY})"
+ARE_THERE = "SELECT 1 / (count(*) = %s)::int FROM holdfast.chunk WHERE n = ANY(%s)"
 LOAD_CHUNKS = "SELECT n, form, data FROM holdfast.chunk WHERE n = ANY(%s)"
 
 # The order of the log.

@@ -59,8 +59,9 @@ from holdfast.stores.postgres.link import (
     meaning,
 )
 from holdfast.stores.postgres.news import News
-from holdfast.stores.postgres.payloads import Fresh
+from holdfast.stores.postgres.payloads import SWEPT, Chunks, Fresh
 from holdfast.stores.postgres.rests import RestsInPostgres
+from holdfast.stores.postgres.retention import RetentionInPostgres
 from holdfast.stores.postgres.schema import migrate, prepare
 from holdfast.stores.postgres.sequencer import Sequencer, no_notaries
 from holdfast.stores.postgres.server import NotSent, Server
@@ -84,7 +85,7 @@ PLACE_S = 0.1
 """How long events may stand in their streams without a position, while somebody writes."""
 
 
-class PostgresStore(RestsInPostgres):
+class PostgresStore(RestsInPostgres, RetentionInPostgres):
     """A store in one PostgreSQL database, which many processes share; it is for one event loop."""
 
     def __init__(
@@ -114,7 +115,7 @@ class PostgresStore(RestsInPostgres):
             read_log=queries.read_log,
         )
         self._writer = Writer(server, patience_s=patience_s, written=self._written)
-        self._transactor = Transactor(server, self._writer.chunks)
+        self._transactor = Transactor(server)
         self._bodies: ThreadPoolExecutor | None = None
         self._placing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[int]] = set()
@@ -355,13 +356,14 @@ class PostgresStore(RestsInPostgres):
         part = replace(part, events=without(gone, part.events)) if gone else part
 
         async def alone() -> None:
-            fresh = Fresh()
-            take = copies.receive(part, writer.chunks, fresh)
-            try:  # once: whoever copies begins anew, and finds out how far this came
-                await self._far.run(lambda c: drive(c, take))
-            except (NotSent, Withdrawn, Unknown, psycopg.Error) as error:
-                raise meaning(error, self.url) from error
-            writer.chunks.committed(fresh)
+            while True:
+                take = copies.receive(part, Chunks(), Fresh())
+                try:  # once: whoever copies begins anew, and finds out how far this came
+                    return await self._far.run(lambda c: drive(c, take))  # noqa: B023 - awaited here
+                except SWEPT:
+                    continue
+                except (NotSent, Withdrawn, Unknown, psycopg.Error) as error:
+                    raise meaning(error, self.url) from error
 
         await writer.alone(part.run, alone)
 

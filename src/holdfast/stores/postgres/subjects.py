@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 
 from holdfast.core.state import ENDED
 from holdfast.ports import NewRun
-from holdfast.stores.payloads import CHUNKED, ERASED, inflate, parse_node, parse_root
+from holdfast.stores.payloads import CHUNKED, GONE, inflate, parse_node, parse_root
 from holdfast.stores.postgres.batch import Batch, Birth
 from holdfast.stores.postgres.flow import drive
 from holdfast.stores.postgres.payloads import Chunks, loaded
@@ -92,8 +92,8 @@ async def erase(connection: AsyncConnection, subject: str, told: NewRun) -> Eras
         roots = [row[3] for row in events if row[2] == CHUNKED]
         await _drop_chunks(connection, roots + [row[2] for row in unread if row[1] == CHUNKED])
         places = [row[0] for row in events], [row[1] for row in events]
-        await connection.execute(_DROP_EVENTS.encode(), (ERASED, *places))
-        await connection.execute(_DROP_UNREAD.encode(), (ERASED, [row[0] for row in unread]))
+        await connection.execute(_DROP_EVENTS.encode(), (GONE, *places))
+        await connection.execute(_DROP_UNREAD.encode(), (GONE, [row[0] for row in unread]))
         await connection.execute(_DESTROY.encode(), (_DESTROYED, told.row.run, subject))
         (created,) = await drive(connection, Batch([Birth(told)]).flow(Chunks()))
         assert created is True, f"{told.row.run} is taken"

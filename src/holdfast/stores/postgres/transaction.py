@@ -25,14 +25,14 @@ from holdfast.ports import Append, Transaction
 from holdfast.stores.fencing import check_place
 from holdfast.stores.postgres import statements as sql
 from holdfast.stores.postgres.batch import Batch, Chain, fault
-from holdfast.stores.postgres.flow import Flow, Row, drive_inside
+from holdfast.stores.postgres.flow import Flow, Row, drive_inside, single
 from holdfast.stores.postgres.link import (
     OPERATION_S,
     Withdrawn,
     judge,
     meaning,
 )
-from holdfast.stores.postgres.payloads import Chunks, Fresh
+from holdfast.stores.postgres.payloads import Chunks
 from holdfast.stores.postgres.server import NotSent, Server, at_most
 from holdfast.stores.postgres.values import Texts
 
@@ -67,9 +67,8 @@ _REFUSED = {
 class Transactor:
     """Runs bodies, one at a time, each in a transaction with the change that it returns."""
 
-    def __init__(self, server: Server, chunks: Chunks) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._chunks = chunks
         self._connection: Connection | None = None
         self._generation = server.generation
 
@@ -91,7 +90,7 @@ class Transactor:
             change = self._run_body(connection, body)
             assert (change.run, change.epoch, change.expected_seq) == (run, epoch, expected_seq)
             assert not (wrong := fault(change)), wrong
-            fresh = self._apply(connection, change)
+            self._apply(connection, change)
         except BaseException:
             self._undo(connection)
             raise
@@ -111,10 +110,7 @@ class Transactor:
             return change
         finally:
             connection.remove_notice_handler(note)
-        if warnings:
-            return change
-        self._chunks.committed(fresh)
-        return None
+        return change if warnings else None
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -162,16 +158,16 @@ class Transactor:
             )
         return change
 
-    def _apply(self, connection: Connection, change: Append) -> Fresh:
+    def _apply(self, connection: Connection, change: Append) -> None:
         batch = Batch([Chain([change])])
         try:
             with at_most(connection.pgconn, OPERATION_S):
-                (answer,) = drive_inside(connection, batch.flow(self._chunks))
+                drive_inside(connection, single(sql.USING_CHUNKS))  # no sweep until the commit
+                (answer,) = drive_inside(connection, batch.flow(Chunks()))
         except psycopg.Error as error:
             raise self._meaning(error) from error
         if isinstance(answer, Exception):
             raise answer
-        return batch.fresh
 
     def _undo(self, connection: Connection) -> None:
         try:

@@ -36,7 +36,7 @@ from holdfast.stores.postgres.link import (
     backoff_s,
     meaning,
 )
-from holdfast.stores.postgres.payloads import Chunks
+from holdfast.stores.postgres.payloads import SWEPT, Chunks
 from holdfast.stores.postgres.server import NotSent, Server
 
 __all__ = ["Writer"]
@@ -108,11 +108,6 @@ class Writer:
         self._kicked = False
         self._closed = False
         self._births = 0
-
-    @property
-    def chunks(self) -> Chunks:
-        """What is known of the chunks."""
-        return self._chunks
 
     def append(self, change: Append) -> "asyncio.Future[None]":
         """Have a change made."""
@@ -267,6 +262,8 @@ class Writer:
                 await asyncio.sleep(backoff_s(attempt))
             except HoldfastError as error:
                 return [error] * len(writes)
+            except SWEPT:
+                self._chunks.forget()
             except (psycopg.Error, UnicodeEncodeError) as error:
                 if len(writes) == 1:
                     return [StoreError(f"store {self._server.url}: {error}")]

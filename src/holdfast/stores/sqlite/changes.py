@@ -28,12 +28,14 @@ from holdfast.ports import (
     QueueLimits,
     Transaction,
 )
+from holdfast.retention import Swept
 from holdfast.stores.fencing import check_place
-from holdfast.stores.payloads import ERASED, PLAIN
+from holdfast.stores.payloads import GONE, PLAIN
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.line import Line
 from holdfast.stores.sqlite.payloads import ChunkWriter
 from holdfast.stores.sqlite.presence import Presence
+from holdfast.stores.sqlite.retention import Sweep, collect
 from holdfast.stores.sqlite.sealing import Sealing
 from holdfast.stores.sqlite.subjects import Subjects
 from holdfast.stores.sqlite.transaction import user_transaction
@@ -148,6 +150,16 @@ class Changes:
         self.subjects.erased(subject, told.row.run)
         return erasure
 
+    def collect(self, runs: Sequence[str], told: str) -> None:
+        """Remove the payloads of runs that have ended."""
+        collect(self._all, runs, told)
+
+    def sweep(self, sweep: Sweep) -> Swept | None:
+        """Remove some chunks that nobody has; None when all were seen."""
+        swept = sweep.remove(self._all)
+        self._chunks.forget()
+        return swept
+
     def deliver(self, messages: Sequence[Message]) -> list[bool]:
         """Put messages into inboxes; False for each that had arrived before."""
         return [self._deliver(message) for message in messages]
@@ -256,7 +268,7 @@ class Changes:
 
     def _add_events(self, number: int, events: Sequence[Event]) -> None:
         for event in events:
-            form, stored = (ERASED if event.committed else PLAIN), None
+            form, stored = (GONE if event.committed else PLAIN), None
             if event.payload is not None:
                 form, stored = self._chunks.store(event.payload)
             self._rows.append((number, event.seq, event.leaf, event.salt, form, stored))

@@ -26,7 +26,8 @@ from holdfast.core.limits import LEAF_BYTES_MAX
 from holdfast.core.state import ENDED, RunRow, fold
 from holdfast.errors import StoreError, StoreRefused
 from holdfast.ports import INCOMING
-from holdfast.stores.payloads import CHUNKED, ERASED, chunk_hash, inflate, load
+from holdfast.retention import COLLECTED_RUNS
+from holdfast.stores.payloads import CHUNKED, GONE, chunk_hash, inflate, load
 from holdfast.stores.sqlite.file import create_tables, immutable_uri, inspect, undo_pages
 from holdfast.stores.subjects import is_of
 from holdfast.stores.vault import WRAPPED_BYTES
@@ -95,12 +96,18 @@ class _Checker:
         self.subjects: dict[str, str] = {}
         """Subject → the run that tells of its erasure, empty while it has its key."""
 
+        self.collections: list[tuple[int, int]] = []
+        """(position, before) of the events that tell of collections."""
+        self.may_be_gone = False
+        """Whether payloads of the run that is being checked may have been collected."""
+
     def check(self) -> list[Problem]:
         steps = [
             self.begin,
             self.check_pages,
             self.check_objects,
             self.check_subjects,
+            self.read_collections,
             self.check_chunks,
             self.check_positions,
             self.check_runs,
@@ -162,6 +169,14 @@ class _Checker:
                 found = "none" if key is None or destroyed else f"{len(key)} bytes"
                 self.problem("", 0, f"key of subject {id_!r}", expected, found)
 
+    def read_collections(self) -> None:
+        statement = """
+        SELECT pos, leaf FROM event JOIN run ON n = run WHERE id GLOB ? AND event.seq = 2"""
+        for pos, leaf in self.all(statement, f"{COLLECTED_RUNS}*"):
+            body = ev.open_leaf(leaf).body
+            if isinstance(body, ev.PayloadsCollected):
+                self.collections.append((pos, body.before))
+
     def check_chunks(self) -> None:
         for n, digest, form, data in self.connection.execute(
             "SELECT n, hash, form, data FROM chunk NOT INDEXED"
@@ -209,6 +224,10 @@ class _Checker:
         ((epoch, worker, seen, ready_at, *fields),) = rows
         row = RunRow(*fields)
         sound = len(self.problems)
+        last = places[-1][1] if places else 0
+        self.may_be_gone = row.status in ENDED and any(
+            pos > last and row.updated_at < before for pos, before in self.collections
+        )
         events = [
             event
             for seq, pos in places
@@ -246,6 +265,8 @@ class _Checker:
                 self.problem(run, seq, "payload", "none", "one that the leaf does not know of")
         elif event.sub:
             self.check_sealed(event, salt, form, stored)
+        elif stored is None and salt is None and form == GONE and self.may_be_gone:
+            return
         elif stored is None or salt is None:
             missing = "payload" if stored is None else "salt"
             self.problem(run, seq, missing, f"what {event.committed} commits to", "nothing")
@@ -266,8 +287,10 @@ class _Checker:
         if erased is None:
             self.problem(run, seq, "subject", f"one called {event.sub!r}", "none")
         elif erased:
-            if stored is not None or form != ERASED:
+            if stored is not None or form != GONE:
                 self.problem(run, seq, "payload", f"none, erased by {erased}", "one")
+        elif stored is None and form == GONE and self.may_be_gone:
+            return
         elif stored is None:
             self.problem(run, seq, "payload", f"what {event.committed} commits to", "nothing")
         elif salt is not None or not is_of(event.sub, self.load(form, stored)):
@@ -370,7 +393,7 @@ class _Checker:
             " FROM inbox NOT INDEXED"
         ):
             what = f"inbox number {n}"
-            if form == ERASED and payload is None and taken == 0:
+            if form == GONE and payload is None and taken == 0:
                 continue
             if taken is not None and not known:
                 self.problem(run, 0, what, "a run that consumed it", "no such run")

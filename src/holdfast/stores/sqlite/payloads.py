@@ -1,7 +1,7 @@
 """The chunks of a store file: which are there, and where new ones go; see ``stores/payloads.py``.
 
-Invariant: a chunk's bytes never change and are never removed, so what is known of a committed chunk
-stays true.
+Invariants: a chunk's bytes never change; what is known of a committed chunk is forgotten when
+another connection has committed, for that may have been a sweep, which removes what nobody has.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,8 @@ class ChunkWriter:
         self._connection = connection
         self._known: dict[bytes, int] = {}
         """Hash → number, of chunks seen lately."""
+        self._version = 0
+        """What SQLite counts up when another connection commits."""
 
     def forget(self) -> None:
         """Forget what is known of chunks: a transaction was undone, and its numbers with it."""
@@ -42,7 +44,9 @@ class ChunkWriter:
 
     def _keep(self, parts: Sequence[bytes]) -> list[int]:
         """Store what is not stored yet, and return the number of each part."""
-        if len(self._known) > _KNOWN_MAX:
+        version: Any = self._connection.pragma("data_version")
+        if version != self._version or len(self._known) > _KNOWN_MAX:
+            self._version = version
             self._known.clear()
         known = self._known
         numbers = []

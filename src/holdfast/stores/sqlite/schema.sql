@@ -3,8 +3,8 @@
 -- each version to the next, and a test shows that both ways end in the same tables.
 --
 -- Times are µs since the epoch of Unix, 0 for never. `form` says how the payload beside it is kept:
--- 0 as it is, 1 deflated, 2 as the root of a tree of chunks, 3 erased; NULL as payload means there is
--- none (any more). A payload on behalf of a subject is encrypted, with its salt inside.
+-- 0 as it is, 1 deflated, 2 as the root of a tree of chunks, 3 gone (erased, or collected); NULL as
+-- payload means there is none (any more). A payload on behalf of a subject is encrypted, with its salt inside.
 -- A file may hold tables of its user's as well; they take no part in anything below.
 
 -- run: the row of each run (what its stream folds to), and its lease.

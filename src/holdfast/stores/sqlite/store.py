@@ -37,11 +37,13 @@ from holdfast.ports import (
     Transaction,
     WorkerInfo,
 )
+from holdfast.retention import Ended, Swept
 from holdfast.signed import Notaries
 from holdfast.stores.sqlite.changes import Changes
 from holdfast.stores.sqlite.file import connect
 from holdfast.stores.sqlite.presence import Presence
 from holdfast.stores.sqlite.queries import FEW_MAX, Queries
+from holdfast.stores.sqlite.retention import Sweep, ended
 from holdfast.stores.sqlite.sealing import Sealing, no_notaries
 from holdfast.stores.sqlite.signed import SqliteSignedLog
 from holdfast.stores.sqlite.snapshot import SqliteSnapshot
@@ -315,6 +317,22 @@ class SqliteStore:
             error.facts["scrubbed"] = await writer.put(scrub, alone=True, bare=True)
             raise
         return replace(erasure, scrubbed=await writer.put(scrub, alone=True, bare=True))
+
+    async def ended(self, *, before: int, after: str = "", limit: int) -> list[Ended]:
+        return await self._read_far(ended, self._far.all, before, after, limit)
+
+    async def collect(self, runs: Sequence[str], told: str) -> None:
+        changes, writer = self._writing()
+        await writer.put(changes.collect, runs, told, alone=True, readies=False)
+
+    async def sweep(self) -> Swept:
+        changes, writer = self._writing()
+        sweep, chunks, size = Sweep(), 0, 0
+        while await self._read_far(sweep.mark, self._far.all):
+            pass
+        while (swept := await writer.put(changes.sweep, sweep, alone=True)) is not None:
+            chunks, size = chunks + swept.chunks, size + swept.bytes
+        return Swept(chunks, size)
 
     async def close(self) -> None:
         if self._reader:

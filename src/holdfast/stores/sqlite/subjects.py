@@ -17,7 +17,7 @@ import apsw
 from holdfast.core.events import Event
 from holdfast.core.state import ENDED
 from holdfast.ports import Part
-from holdfast.stores.payloads import CHUNKED, ERASED, inflate, load, parse_node, parse_root
+from holdfast.stores.payloads import CHUNKED, GONE, inflate, load, parse_node, parse_root
 from holdfast.stores.subjects import check_erasable, check_open, check_unused, is_of, without
 from holdfast.stores.vault import WRAPPED_BYTES
 from holdfast.subjects import Erasure, Subject
@@ -129,7 +129,7 @@ class Subjects:
         for n, _, form, stored, _ in unread:
             self._drop_chunks(form, stored)
             self._execute(
-                "UPDATE inbox SET taken = 0, form = ?, payload = NULL WHERE n = ?", (ERASED, n)
+                "UPDATE inbox SET taken = 0, form = ?, payload = NULL WHERE n = ?", (GONE, n)
             )
         return Erasure(len(holders), payloads, len(unread), scrubbed=False)
 
@@ -149,7 +149,7 @@ class Subjects:
                 self._drop_chunks(form, stored)
                 self._execute(
                     "UPDATE event SET salt = NULL, form = ?, payload = NULL WHERE pos = ?",
-                    (ERASED, pos),
+                    (GONE, pos),
                 )
                 dropped += 1
         return dropped
