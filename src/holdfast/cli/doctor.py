@@ -18,7 +18,7 @@ from rich.text import Text
 
 from holdfast.cli.fsck import store_path
 from holdfast.cli.shell import DONE, FAILED, Shell, command
-from holdfast.cli.text import ago, clean, clock, count, grid
+from holdfast.cli.text import Grid, ago, clean, clock, count
 from holdfast.cli.version import versions
 from holdfast.errors import StoreError
 from holdfast.stores.sqlite.changes import lost_workers
@@ -61,7 +61,7 @@ async def doctor_command(shell: Shell) -> int:
             {"store": str(path), "broken": broken, "findings": [asdict(f) for f in findings]}
         )
         return FAILED if broken else DONE
-    table = grid("", "what", "found")
+    table = Grid("", "what", "found")
     styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
     for found in findings:
         value = Text(clean(found.value))

@@ -11,7 +11,7 @@ from rich.text import Text
 from holdfast.app import App
 from holdfast.cli.shell import Shell, command
 from holdfast.cli.steer import ByOption, this_person
-from holdfast.cli.text import ago, clean, grid
+from holdfast.cli.text import Grid, ago, clean
 from holdfast.cli.values import SECONDS
 from holdfast.core.state import ENDED
 from holdfast.errors import UsageError
@@ -126,7 +126,7 @@ def _list_queues(shell: Shell, found: list[QueueInfo], pauses: dict[str, Pause],
     if not found:
         shell.note("no queues")
         return
-    table = grid("queue", "ready", "held", "at once", "per key", "begin", "paused")
+    table = Grid("queue", "ready", "held", "at once", "per key", "begin", "paused")
     for info in found:
         pause = pauses.get(info.limits.queue)
         table.add_row(

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from holdfast.cli.shell import Shell, command
-from holdfast.cli.text import ago, clean, clock, grid, iso, status_text
+from holdfast.cli.text import Grid, ago, clean, clock, iso, status_text
 from holdfast.core import events as ev
 from holdfast.core.state import ENDED, RunRow
 from holdfast.errors import UsageError
@@ -53,7 +53,7 @@ async def ls_command(
             raise UsageError(f"--status {name!r} is no status; there are {', '.join(STATUSES)}")
     agents = [f"agent:{name.removeprefix('agent:')}" for name in agent or ()]
     most = 0 if every else limit or (0 if shell.as_json else 20)
-    table = grid("run", "agent", "status", "turn", "events", "age", "waits for", crop="waits for")
+    table = Grid("run", "agent", "status", "turn", "events", "age", "waits for", crop="waits for")
     now = time.time_ns() // 1000
     more = False
     async with shell.app() as app:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from holdfast.cli.loading import agents_of, load, schedules_of
 from holdfast.cli.shell import Shell, command
-from holdfast.cli.text import clean, clock, grid, iso
+from holdfast.cli.text import Grid, clean, clock, iso
 from holdfast.core.specs import agent_spec
 
 __all__ = ["schedules_command"]
@@ -30,7 +30,7 @@ async def schedules_command(
     """
     codes = [load(file) for file in files]
     now = time.time_ns() // 1000
-    table = grid("schedule", "agent", "cron", "zone", "next", "latest run", "status")
+    table = Grid("schedule", "agent", "cron", "zone", "next", "latest run", "status")
     found = schedules_of(codes)
     async with shell.app(agents_of(codes)) as app:
         for one in found:

@@ -15,10 +15,10 @@ from holdfast.cli.gist import gist
 from holdfast.cli.listing import paused_by
 from holdfast.cli.shell import RunArgument, Shell, command
 from holdfast.cli.text import (
+    Grid,
     ago,
     clean,
     count,
-    grid,
     iso,
     local,
     shorten,
@@ -104,7 +104,7 @@ def _completed(answers: Answers) -> list[RenderableType]:
     before, shown = _last(answers.completed, "ones")
     turns = answers.identity["turn"] > 1
     columns = [*(["turn"] if turns else []), "event", "action", "effect", "attempts", "outcome"]
-    table = grid(*columns, "value", crop="value")
+    table = Grid(*columns, "value", crop="value")
     for action in shown:
         outcome = action["outcome"] + (f" via {action['via']}" if "via" in action else "")
         cells: list[str | Text] = [

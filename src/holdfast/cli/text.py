@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from holdfast.runtime.births import ERASED_RUNS
 
 __all__ = [
     "STYLES",
+    "Grid",
     "ago",
     "cause_text",
     "clean",
@@ -29,7 +31,6 @@ __all__ = [
     "detail",
     "event_json",
     "excerpt",
-    "grid",
     "iso",
     "local",
     "payload_value",
@@ -56,6 +57,8 @@ _EXCHANGES = (b'{"status":', b'{"method":')
 """How payloads begin of which the gist is better than the beginning."""
 _PARSED_MAX = 1_000_000
 
+_GAP, _CROPPED_MIN = "  ", 8
+"""What stands between columns, and how narrow the one may become that gives way."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -233,16 +236,47 @@ def event_json(event: Event, *, payload: bool = True) -> dict[str, Any]:
     return facts
 
 
-def grid(*columns: str, crop: str = "") -> Table:
-    """Return an empty table without lines, in which the column called ``crop`` gives way."""
-    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
-    for name in columns:
-        cropped = name == crop
-        table.add_column(
-            name,
-            no_wrap=cropped,
-            overflow="ellipsis" if cropped else "fold",
-            ratio=None,
-            min_width=8 if cropped else None,
-        )
-    return table
+class Grid:
+    """A table without lines, in which the column called ``crop`` gives way.
+
+    It is drawn as lines of text where all of it fits, in a tenth of the time that a table takes.
+    """
+
+    def __init__(self, *columns: str, crop: str = "") -> None:
+        self._rows: list[list[Text]] = [[Text(name, "dim") for name in columns]]
+        self._crop = crop
+
+    def add_row(self, *cells: str | Text) -> None:
+        """Add a row, a cell for each column."""
+        self._rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        names = [cell.plain for cell in self._rows[0]]
+        widths = [_CROPPED_MIN if name == self._crop else 0 for name in names]
+        for row in self._rows:
+            widths = [max(w, cell.cell_len) for w, cell in zip(widths, row, strict=True)]
+        fits = sum(widths) + len(_GAP) * (len(widths) - 1) <= options.max_width
+        if fits and not any("\n" in cell.plain for row in self._rows for cell in row):
+            yield self._lines(widths)
+        else:
+            yield self._table(names)
+
+    def _lines(self, widths: Sequence[int]) -> Text:
+        lines = Text(no_wrap=True, overflow="ignore", end="\n")
+        for n, row in enumerate(self._rows):
+            lines.append("\n" if n else "")
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+                lines.append(_GAP if i else "").append_text(cell)
+                lines.append(" " * (width - cell.cell_len))
+        return lines
+
+    def _table(self, names: Sequence[str]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+        for name in names:
+            cropped = name == self._crop
+            overflow: OverflowMethod = "ellipsis" if cropped else "fold"
+            width = _CROPPED_MIN if cropped else None
+            table.add_column(name, no_wrap=cropped, overflow=overflow, min_width=width)
+        for row in self._rows[1:]:
+            table.add_row(*row)
+        return table

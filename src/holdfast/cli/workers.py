@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from holdfast.cli.shell import Shell, command
-from holdfast.cli.text import ago, clean, grid, iso
+from holdfast.cli.text import Grid, ago, clean, iso
 from holdfast.ports import WorkerInfo
 
 __all__ = ["workers_command"]
@@ -27,7 +27,7 @@ async def workers_command(shell: Shell) -> None:
     if not found:
         shell.note("no workers")
         return
-    table = grid("worker", "for", "lease", "runs", "version", "where", "agents", crop="agents")
+    table = Grid("worker", "for", "lease", "runs", "version", "where", "agents", crop="agents")
     for worker in found:
         about = _about(worker)
         where = f"{about.get('host', '')} {about.get('pid', '')}"
