@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from holdfast.client import Client
 from holdfast.core.redaction import Finder
@@ -194,6 +194,15 @@ class App:
                 raise UsageError(f"two agents have one name: {spec.name!r}")
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError(
+            "an App is for asyncio. Hint: async with hf.App(…) as app: — or, without asyncio,"
+            " with hf.connect(…) as client: or hf.run(…)"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        """Never come to: Python asks for it before it enters."""
 
     async def __aenter__(self) -> Self:
         if isinstance(self._where, str | os.PathLike):

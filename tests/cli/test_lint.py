@@ -501,3 +501,29 @@ import holdfast as hf
 """
     assert [f.rule for f in lint_source(said.format("async def"), "a.py")] == ["blocking-sleep"]
     assert not lint_source(said.format("def"), "a.py")
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "call"),
+    [
+        ("from time import {0}", "", "{0}(9)"),
+        ("from time import {0} as rest", "", "rest(9)"),
+        ("from time import {0}", "", "[*map({0}, [9])]"),
+        ("import time; rest = time.{0}", "", "rest(9)"),
+        ("import time", "", None),
+        ("", "from time import {0}", None),
+    ],
+)
+def test_a_sync_agent_sleeps_by_the_module_that_holdfast_knows(early, late, call):
+    said = f"""
+{early}
+import holdfast as hf
+
+@hf.agent
+def chat():
+    {late}
+    {call or ("{0}(9)" if late else "time.{0}(9)")}
+"""
+    found = lint_source(said.format("sleep"), "a.py")
+    assert [f.rule for f in found] == (["blocking-sleep"] if call else [])
+    assert all("imported before an agent made it a durable timer" in f.message for f in found)

@@ -198,3 +198,10 @@ def test_the_store_may_come_from_the_environment(cli, desk, monkeypatch):
 def test_commands_that_are_suggested_name_the_store(cli):
     args = ("run", "desk.py:approve", "--id", "a", "--input", '"o"', "--store", "x y.db")
     assert "--topic 'ask#1' --store 'x y.db'" in cli(*args).err
+
+
+def test_a_bare_word_behind_the_agent_is_told_where_inputs_go(cli):
+    said = cli("run", "desk.py:price", "A 1")
+    assert said.code == 2
+    assert said.err == ("holdfast: unexpected: A 1. Hint: an input is JSON: --input '\"A 1\"'\n")
+    assert cli("run", "desk.py:price", "7").err.endswith("--input 7\n")

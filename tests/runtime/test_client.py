@@ -190,3 +190,8 @@ def test_in_async_code_hf_run_says_what_to_do_instead():
 
     with pytest.raises(hf.UsageError, match=r"async with hf\.App"):
         asyncio.run(main())
+
+
+def test_an_app_without_async_says_what_to_do():
+    with pytest.raises(hf.UsageError, match=r"async with hf\.App"), hf.App("nowhere.db"):
+        pass

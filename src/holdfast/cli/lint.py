@@ -33,7 +33,7 @@ RULES: Mapping[str, str] = {
         time.{time,monotonic,perf_counter,process_time,localtime,gmtime,ctime}
         time.{time_ns,monotonic_ns,perf_counter_ns,process_time_ns}
         datetime.datetime.{now,utcnow,today} datetime.date.today""",
-    "blocking-sleep": """await asyncio.sleep(...), a durable timer
+    "blocking-sleep": """await asyncio.sleep(...), a durable timer; time.sleep(...) in a sync agent
         time.sleep""",
     "randomness": """hf.random(), or a generator made in the agent: random.Random(hf.random())
         {random,secrets,numpy.random}.* os.{urandom,getrandom}""",
@@ -268,9 +268,18 @@ class _Reader:
                     if (helper := self._function(node, scope)) and helper not in self._marks:
                         reached.append(helper)
                     for place, rule, what in self._node_faults(node, scope, top):
+                        early = ""
                         if rule == "blocking-sleep" and isinstance(agent, ast.FunctionDef):
-                            continue  # a sync agent has no other, and it is a durable timer
-                        yield place, rule, f"{what} {via} agent {reached[0].name!r}"
+                            if not self._is_early(place, scope):
+                                continue  # a sync agent has no other, and it is a durable timer
+                            early = ", imported before an agent made it a durable timer,"
+                        yield place, rule, f"{what}{early} {via} agent {reached[0].name!r}"
+
+    def _is_early(self, place: ast.AST, scope: _Scope) -> bool:
+        """Tell whether a function was taken out of its module when the file was loaded."""
+        called = place.func if isinstance(place, ast.Call) else place
+        name = called.id if isinstance(called, ast.Name) else ""
+        return bool(name) and scope.owner(name) is self._module
 
     def _walk(self, nodes: Iterable[ast.AST], scope: _Scope) -> Iterator[tuple[ast.AST, _Scope]]:
         """Give nodes in source order, each with its scope; marked ones are passed over."""

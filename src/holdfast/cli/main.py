@@ -93,7 +93,11 @@ class _Commands(TyperGroup):
             raise  # unreachable: fail raises
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name)(getattr(loaded, function))
-        return typer.main.get_command(single)
+        made = typer.main.get_command(single)
+        for param in made.params:
+            if getattr(param, "hidden", False):
+                param.get_usage_pieces = lambda ctx: []  # type: ignore[method-assign]  # noqa: ARG005 - click's name
+        return made
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
         with formatter.section("Commands"):

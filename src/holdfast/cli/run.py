@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from holdfast.cli.values import read_value
 from holdfast.core import events as ev
 from holdfast.core.specs import AgentSpec, agent_spec
 from holdfast.core.state import ENDED
-from holdfast.errors import CodecError, RunConflict
+from holdfast.errors import CodecError, RunConflict, UsageError
 from holdfast.runtime.worker import WorkerSettings
 
 __all__ = ["run_command"]
@@ -37,6 +38,7 @@ async def run_command(
             metavar="FILE[:AGENT]", help="A Python file or module, and the agent in it if several."
         ),
     ],
+    surplus: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
     run: Annotated[
         str, typer.Option("--id", metavar="ID", help="The run's id; one id is one run.")
     ] = "",
@@ -56,6 +58,9 @@ async def run_command(
     stdout; what agents and steps print goes to stderr. Exits with 0 when the run is done, 1 when it
     failed or was cancelled, 4 when it is parked: in doubt, diverged, or waiting.
     """
+    if surplus:
+        word = " ".join(surplus)
+        raise UsageError(f"unexpected: {word}. Hint: an input is JSON: {_as_option(word)}")
     payload = None if given is None else read_value(given, "--input")
     with prints_to_stderr():
         code, agent = load_agent(what)
@@ -68,6 +73,15 @@ async def run_command(
     if stop.cut:
         leave_at_once(exit_code)
     return exit_code
+
+
+def _as_option(word: str) -> str:
+    """Return how a word is given as an input."""
+    try:
+        json.loads(word)
+    except ValueError:
+        word = json.dumps(word, ensure_ascii=False)
+    return f"--input {shlex.quote(word)}"
 
 
 async def _start(
