@@ -6,6 +6,8 @@
 
 import json
 
+import psycopg
+
 from holdfast.stores.postgres.schema import VERSION
 
 
@@ -80,3 +82,14 @@ def test_an_erasure_in_a_signed_database_verifies(cli, database, tmp_path, monke
     assert cli("erase", "--subject", "ann", "--basis", "asked", *there).code == 0
     said = cli("verify", *there)
     assert (said.code, "of subject 'ann': erased by event" in said.out) == (0, True)
+
+
+def test_fsck_takes_a_database(cli, database):
+    assert cli("run", "desk.py:price", "--id", "p", "--input", "7", "--store", database).code == 0
+    said = cli("fsck", database)
+    assert (said.code, said.out) == (0, f"{database}: no problems\n")
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE holdfast.run SET status = 'idle'")
+    said = cli("fsck", "--store", database, "--json")
+    assert said.code == 1
+    assert [(p["run"], p["what"]) for p in said.json["problems"]] == [("p", "row.status")]

@@ -9,23 +9,24 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
 from rich.text import Text
 
+from holdfast.cli.findings import Finding, last_event, megabytes, runs_by_status
 from holdfast.cli.fsck import store_path
 from holdfast.cli.shell import DONE, FAILED, Shell, command
-from holdfast.cli.text import Grid, ago, clean, clock, count
+from holdfast.cli.text import Grid, clean, clock, count
 from holdfast.cli.version import versions
 from holdfast.errors import StoreError
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import connect, inspect
 from holdfast.stores.sqlite.presence import Presence
 
-__all__ = ["Finding", "doctor_command", "filesystem_of"]
+__all__ = ["doctor_command", "filesystem_of"]
 
 FREE_BYTES_LEAST = 100 * 1024 * 1024
 YEAR_LEAST = 2025
@@ -37,36 +38,31 @@ NETWORK_FILESYSTEMS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
-
-    what: str
-    value: str
-    verdict: Literal["ok", "note", "broken"] = "ok"
-    hint: str = ""
-
-
 @command
 async def doctor_command(shell: Shell) -> int:
     """Look over this machine and the store.
 
     Exits with 1 when something is broken.
     """
-    path = store_path(shell.store_url).absolute()
-    findings = [*_installation(), *_clock(), *_directory(path), *_store(path)]
+    if shell.store_url.startswith(("postgresql://", "postgres://")):
+        from holdfast.cli.doctor_postgres import examined  # noqa: PLC0415 - an extra
+
+        where, found = await examined(shell.store_url)
+        findings = [*_installation(), *_clock(), *found]
+    else:
+        path = store_path(shell.store_url).absolute()
+        where = str(path)
+        findings = [*_installation(), *_clock(), *_directory(path), *_store(path)]
     broken = any(f.verdict == "broken" for f in findings)
     if shell.as_json:
-        shell.emit(
-            {"store": str(path), "broken": broken, "findings": [asdict(f) for f in findings]}
-        )
+        shell.emit({"store": where, "broken": broken, "findings": [asdict(f) for f in findings]})
         return FAILED if broken else DONE
     table = Grid("", "what", "found")
     styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
-    for found in findings:
-        value = Text(clean(found.value))
-        value.append(f"  Hint: {found.hint}" if found.hint else "", "dim")
-        table.add_row(Text(found.verdict, styles[found.verdict]), found.what, value)
+    for one in findings:
+        value = Text(clean(one.value))
+        value.append(f"  Hint: {one.hint}" if one.hint else "", "dim")
+        table.add_row(Text(one.verdict, styles[one.verdict]), one.what, value)
     shell.show(table)
     return FAILED if broken else DONE
 
@@ -98,7 +94,7 @@ def _directory(path: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(directory).free
     verdict: Literal["ok", "broken"] = "ok" if free >= FREE_BYTES_LEAST else "broken"
     hint = "" if free >= FREE_BYTES_LEAST else "runs park when it is full; make room"
-    yield Finding("free disk", _megabytes(free), verdict, hint)
+    yield Finding("free disk", megabytes(free), verdict, hint)
     kind = filesystem_of(directory, _mounts())
     if kind in NETWORK_FILESYSTEMS:
         hint = "SQLite's locks and shared memory do not hold there; use a local disk"
@@ -153,9 +149,9 @@ def _store(path: Path) -> Iterator[Finding]:
 
 def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     wal = path.with_name(path.name + "-wal")
-    sizes = _megabytes(path.stat().st_size)
+    sizes = megabytes(path.stat().st_size)
     if wal.exists():
-        sizes += f", write-ahead log {_megabytes(wal.stat().st_size)}"
+        sizes += f", write-ahead log {megabytes(wal.stat().st_size)}"
     yield Finding("store", f"{path}: {sizes}")
     mode = _rows(connection, "PRAGMA journal_mode")[0][0]
     if mode == "wal":
@@ -167,19 +163,11 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     counts: dict[str, int] = dict(
         _rows(connection, "SELECT status, count(*) FROM run GROUP BY 1 ORDER BY 1")
     )
-    said = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items())
-    stuck = counts.get("in_doubt", 0) + counts.get("diverged", 0)
-    hint = "holdfast doubts" if counts.get("in_doubt") else "holdfast ls --status diverged"
-    yield Finding("runs", said or "none", "note" if stuck else "ok", hint if stuck else "")
+    yield runs_by_status(counts)
     yield from _workers(path, connection)
     ((last,),) = _rows(connection, "SELECT coalesce(max(updated_at), 0) FROM run")
     now = time.time_ns() // 1000
-    if last > now + 1_000_000:
-        hint = "the clock was set back, or the file comes from another machine"
-        said = f"{clock(last)}, {ago(last - now)} in the future"
-        yield Finding("last event", said, "broken", hint)
-    elif last:
-        yield Finding("last event", f"{ago(now - last)} ago")
+    yield from last_event(last, now, "the clock was set back, or the file comes from elsewhere")
 
 
 def _workers(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
@@ -202,9 +190,3 @@ def _workers(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
 
 def _rows(connection: apsw.Connection, statement: str) -> list[tuple[Any, ...]]:
     return list(connection.execute(statement))
-
-
-def _megabytes(n: int) -> str:
-    if n < 1024 * 1024:
-        return f"{n / 1024:.0f} KB"
-    return f"{n / 1024**3:.1f} GB" if n >= 1024**3 else f"{n / 1024**2:.1f} MB"

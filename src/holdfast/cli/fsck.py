@@ -1,4 +1,4 @@
-"""`holdfast fsck [FILE]`: the invariants of a store file, checked without writing to it."""
+"""`holdfast fsck [FILE]`: the invariants of a store, checked without writing to it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,27 +32,37 @@ async def fsck_command(
     shell: Shell,
     *,
     file: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="The store file, if not that of --store.")
+        str,
+        typer.Argument(
+            metavar="[FILE]", help="The store, if not that of --store: a file, or a URL."
+        ),
     ] = "",
 ) -> int:
-    """Check the invariants of a store file, read-only.
+    """Check the invariants of a store, read-only.
 
     Exits with 1 when a problem is found.
     """
-    path = store_path(file or shell.store_url)
-    if not path.exists():
-        raise StoreRefused(f"there is no store {str(path)!r}. Hint: holdfast fsck FILE")
-    problems = check_file(path)
+    where = file or shell.store_url
+    if where.startswith(("postgresql://", "postgres://")):
+        from holdfast.stores.postgres.fsck import check_database  # noqa: PLC0415 - an extra
+        from holdfast.stores.postgres.server import hide  # noqa: PLC0415 - an extra
+
+        name, problems = hide(where), check_database(where)
+    else:
+        path = store_path(where)
+        if not path.exists():
+            raise StoreRefused(f"there is no store {str(path)!r}. Hint: holdfast fsck FILE")
+        name, problems = str(path), check_file(path)
     if shell.as_json:
         facts = [
             {"run": p.run, "seq": p.seq, "what": p.what, "expected": p.expected, "found": p.found}
             for p in problems
         ]
-        shell.emit({"file": str(path), "problems": facts})
+        shell.emit({"file": name, "problems": facts})
     else:
         for p in problems:
-            place = f"{p.run}@{p.seq}" if p.run else str(path)
+            place = f"{p.run}@{p.seq}" if p.run else name
             line = Text(clean(f"{place}: {p.what}"), "red")
             shell.show(line, Text(clean(f"    expected {p.expected}, found {p.found}"), "dim"))
-        shell.show(f"{path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+        shell.show(f"{name}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     return FAILED if problems else DONE

@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "check": ("check:check_command", "Find what an agent does that a replay could not repeat."),
     "doctor": ("doctor:doctor_command", "Look over this machine and the store."),
-    "fsck": ("fsck:fsck_command", "Check the invariants of a store file, read-only."),
+    "fsck": ("fsck:fsck_command", "Check the invariants of a store, read-only."),
     "key": ("key:key_command", "Make, show or replace the key that signs the log."),
     "checkpoint": ("proofs:checkpoint_command", "Print the newest checkpoint of the log."),
     "prove": ("proofs:prove_command", "Write an event and the proof that it is in the log."),

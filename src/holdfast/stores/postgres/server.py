@@ -25,7 +25,7 @@ from psycopg import AsyncConnection, Connection, conninfo, pq
 from holdfast.errors import StoreRefused, UsageError
 from holdfast.stores.postgres.values import adapt_values
 
-__all__ = ["FOR_GOOD", "LOCK_S", "NotSent", "Server", "at_most", "shut"]
+__all__ = ["FOR_GOOD", "LOCK_S", "NotSent", "Server", "at_most", "hide", "shut"]
 
 _FORM = "postgresql://USER@HOST:PORT/DATABASE"
 SERVER_LEAST = 130_000
