@@ -9,12 +9,10 @@ to each other over wires that can be cut.
 import os
 import shutil
 import signal
-import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from holdfast.testing.postgres import PostgresServer, short_folder
+from holdfast.testing.postgres import PostgresServer, own_folder
 from holdfast.testing.wire import Wire
 
 __all__ = ["PostgresCluster"]
@@ -25,7 +23,7 @@ class PostgresCluster:
 
     def __init__(self, nodes: int = 3) -> None:
         """Prepare so many servers."""
-        self.folder = Path(tempfile.mkdtemp(prefix="hf-pgs-", dir=short_folder()))
+        self.folder = own_folder("hf-pgs")
         self.folder.chmod(0o755)
         self.names = [f"n{n}" for n in range(1, nodes + 1)]
         settings = {

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from holdfast.errors import UsageError
 
-__all__ = ["PostgresServer", "find_programs", "short_folder"]
+__all__ = ["PostgresServer", "find_programs", "own_folder"]
 
 _SETTINGS = {
     "listen_addresses": "''",
@@ -62,7 +62,7 @@ class PostgresServer:
         """
         self._made = folder is None
         self._user = _user()
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="hf-pg-", dir=short_folder()))
+        self.folder = folder or own_folder("hf-pg")
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.programs = programs or find_programs()
@@ -215,11 +215,34 @@ class PostgresServer:
         raise UsageError(f"PostgreSQL takes no connections: {self.log.read_text()[-2000:]}")
 
 
-def short_folder() -> str:
-    """Return where directories with sockets are made: their paths must be short.
+def own_folder(kind: str) -> Path:
+    """Make a directory for this process: its path is short, since sockets are to be in it.
 
-    In memory, if the system has such a place and room there.
+    Those of its kind whose process has died without removing them are removed. A process is known
+    by its number, and by where that number counts: others may share the place.
     """
+    namespace = Path("/proc/self/ns/pid")
+    counts = namespace.stat().st_ino if namespace.exists() else 0
+    ours, where = f"{kind}-{counts:x}-", _short_folder()
+    for left in Path(where).glob(f"{ours}*"):
+        pid = left.name.removeprefix(ours).partition("-")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}-", dir=where))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _short_folder() -> str:
+    """Return where: in memory, if the system has such a place and room there."""
     memory = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
     return str(memory if roomy and os.access(memory, os.W_OK) else "/tmp")  # noqa: S108 - as above
