@@ -187,3 +187,15 @@ def test_a_witness_cosigns_what_carries_on_and_a_policy_asks_for_it(store, desk)
     assert store("witness", "cosign", "pub").code == 2
     assert store("witness", "cosign", "--trust", key).code == 2
     assert store("witness", "new", "--name", "bob").code == 2
+
+
+def test_a_key_may_be_replaced_before_the_first_event(cli):
+    assert cli("key", "new").code == 0
+    assert cli("key", "rotate").code == 0
+    assert cli("verify").code == 0
+    assert cli("checkpoint").code == 0
+    assert cli("run", "desk.py:price", "--id", "p", "--input", "7").code == 0
+    said = cli("verify", "--json").json
+    assert (said["ok"], len(said["keys"])) == (True, 2)
+    assert cli("publish", "out").code == 0
+    assert cli("verify", "out").code == 0

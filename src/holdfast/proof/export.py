@@ -83,7 +83,7 @@ async def _head(log: SignedLog) -> Head:
 
 
 def _note(signers: Sequence[Signer], head: Head) -> Note:
-    signed = [signer for signer in signers if signer.since < max(head.size, 1)]
+    signed = [s for n, s in enumerate(signers) if not n or s.since < head.size]
     key = VerifierKey.parse(signed[-1].key)
     return Checkpoint(key.name, head.size, head.root).note(key, head.signature)
 

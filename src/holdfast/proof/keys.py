@@ -1,4 +1,4 @@
-"""Private keys in a file beside the store, or wherever HOLDFAST_KEY says.
+"""Private keys in a file beside the store, or wherever HOLDFAST_KEY says: a file, or an ssh-agent.
 
 The file holds one key a line in Go's form (``PRIVATE+KEY+…``) and is for its owner alone: one that
 others may read is refused. It holds two keys while one takes over from the other, so that a crash
@@ -12,17 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.errors import KeyMissing, ProofRefused, UsageError
+from holdfast.proof.agent import AgentKey, SshAgent, identity_of
 from holdfast.proof.notary import TreeNotary
-from holdfast.proof.note import SignerKey
+from holdfast.proof.note import NoteSigner, SignerKey, VerifierKey
 from holdfast.proof.rotation import statement
 from holdfast.signed import Head, Notaries, Notary, Signer
 
 __all__ = [
     "KEY_VARIABLE",
     "add_key",
+    "agents_key",
+    "find_key",
     "hand_over",
     "keep_key",
     "key_file",
+    "key_of_agent",
     "new_key",
     "new_origin",
     "notaries",
@@ -30,7 +34,7 @@ __all__ = [
     "signer_of",
 ]
 
-KEY_VARIABLE = "HOLDFAST_KEY"
+KEY_VARIABLE, AGENT = "HOLDFAST_KEY", "ssh-agent"
 UNSET = f"({KEY_VARIABLE} is not set)"
 SEED_BYTES, ORIGIN_BYTES = 32, 8
 
@@ -42,7 +46,7 @@ def key_file(store: Path | None) -> Path:
         store: The store's file, None if it is none.
     """
     named = os.environ.get(KEY_VARIABLE, "")
-    if named:
+    if named and agents_key() is None:
         return Path(named)
     return store.with_name(f"{store.name}.key") if store else Path(UNSET)
 
@@ -66,6 +70,35 @@ def read_keys(path: Path) -> list[SignerKey]:
             f" Hint: chmod 600 {path}"
         )
     return [SignerKey.parse(line) for line in text.splitlines() if line]
+
+
+def agents_key() -> str | None:
+    """Return which key of an ssh-agent HOLDFAST_KEY names, empty for its only one.
+
+    None if it names a file, or nothing.
+    """
+    agent, colon, which = os.environ.get(KEY_VARIABLE, "").partition(":")
+    return which if agent == AGENT and (colon or not which) else None
+
+
+def key_of_agent(which: str, origin: str) -> NoteSigner:
+    """Return the key of an ssh-agent that is meant, under a log's name.
+
+    Raises:
+        UsageError: it has none, or several.
+        StoreUnavailable: there is no agent that answers.
+    """
+    agent = SshAgent()
+    return AgentKey(origin, identity_of(agent.identities(), which).public, agent)
+
+
+def find_key(path: Path, wanted: str) -> NoteSigner | None:
+    """Return the private key of a verifier key: out of the ssh-agent if it is named, or a file."""
+    if agents_key() is not None:
+        verifier, agent = VerifierKey.parse(wanted), SshAgent()
+        if any(one.public == verifier.public for one in agent.identities()):
+            return AgentKey(verifier.name, verifier.public, agent)
+    return next((key for key in read_keys(path) if str(key.verifier) == wanted), None)
 
 
 def new_origin() -> str:
@@ -118,26 +151,27 @@ def _write(path: Path, keys: Sequence[SignerKey]) -> None:
 
 
 def notaries(path: Path) -> Notaries:
-    """Return who makes notaries out of the keys of a file, which is read each time."""
+    """Return who makes notaries out of the keys of a file or agent, which is asked each time."""
 
     def notary(signer: Signer) -> Notary:
-        for key in read_keys(path):
-            if str(key.verifier) == signer.key:
-                return TreeNotary(key, signer.since)
+        if key := find_key(path, signer.key):
+            return TreeNotary(key, signer.since)
+        where = f"{path} nor the ssh-agent" if agents_key() is not None else str(path)
         raise KeyMissing(
-            f"the store is signed by {signer.key}, and its private key is not in {path}."
-            f" Nothing was written. Hint: {KEY_VARIABLE}=FILE names the file that has it.",
+            f"the store is signed by {signer.key}, and its private key is not in {where}."
+            f" Nothing was written. Hint: {KEY_VARIABLE}=FILE names the file that has it, and"
+            f" {KEY_VARIABLE}={AGENT} an ssh-agent.",
             key=signer.key,
         )
 
     return notary
 
 
-def signer_of(key: SignerKey) -> Signer:
+def signer_of(key: NoteSigner) -> Signer:
     """Return the first signer of a log."""
     return Signer(str(key.verifier), 0, "")
 
 
-def hand_over(old: SignerKey, head: Head, new: SignerKey) -> Signer:
+def hand_over(old: NoteSigner, head: Head, new: NoteSigner) -> Signer:
     """Return the signer that takes over behind a head, with the old key's statement."""
     return Signer(str(new.verifier), head.size, str(statement(old, head.size, head.root, new)))

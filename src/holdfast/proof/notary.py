@@ -8,21 +8,21 @@ from collections.abc import Sequence
 
 from holdfast.errors import ProofRefused
 from holdfast.proof.merkle import EMPTY_ROOT, Tree
-from holdfast.proof.note import Checkpoint, SignerKey
+from holdfast.proof.note import Checkpoint, NoteSigner
 from holdfast.signed import FullTile, Head, Sealed
 
 __all__ = ["TreeNotary"]
 
 
 class TreeNotary:
-    """Signs the heads of one log with a private key in memory.
+    """Signs the heads of one log.
 
     Args:
         key: The key.
         since: Heads of more leaves than this were signed with it.
     """
 
-    def __init__(self, key: SignerKey, since: int = 0) -> None:
+    def __init__(self, key: NoteSigner, since: int = 0) -> None:
         self._key = key
         self._since = since
         self._tree = Tree()

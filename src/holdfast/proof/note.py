@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from holdfast.errors import ProofRefused
 
@@ -33,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "EventProof",
     "Note",
+    "NoteSigner",
     "Signature",
     "SignerKey",
     "VerifierKey",
@@ -154,6 +155,21 @@ class VerifierKey:
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+class NoteSigner(Protocol):
+    """A private key with its name, wherever it is."""
+
+    @property
+    def name(self) -> str:
+        """The key's name, which is a log's origin."""
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """The public key."""
+
+    def sign(self, text: str) -> bytes:
+        """Return the signature of a note's text."""
 
 
 @dataclass(frozen=True, repr=False)

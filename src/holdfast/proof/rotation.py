@@ -15,8 +15,8 @@ from holdfast.errors import ProofRefused
 from holdfast.proof.note import (
     Checkpoint,
     Note,
+    NoteSigner,
     Signature,
-    SignerKey,
     VerifierKey,
     encode_base64,
 )
@@ -26,7 +26,7 @@ __all__ = ["statement", "taken_over"]
 _TITLE = "holdfast key rotation v1"
 
 
-def statement(old: SignerKey, size: int, root: bytes, new: SignerKey) -> Note:
+def statement(old: NoteSigner, size: int, root: bytes, new: NoteSigner) -> Note:
     """Return the note by which a key hands over behind a head."""
     text = f"{_TITLE}\n{old.name}\n{size}\n{encode_base64(root)}\n{new.verifier}\n"
     return Note(text, (Signature(old.name, old.verifier.id, old.sign(text)),))

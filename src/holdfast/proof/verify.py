@@ -123,8 +123,8 @@ class _Verification:
         return key
 
     def signer_at(self, size: int) -> VerifierKey:
-        """Return whose signature a head of some size must have."""
-        return [key for key, since in self.keys if since < max(size, 1)][-1]
+        """Return whose signature a head of some size must have; the first one's of no events."""
+        return [key for n, (key, since) in enumerate(self.keys) if not n or since < size][-1]
 
     def learn_checkpoints(self) -> None:
         """Read the checkpoints that are notes, those from outside and the log's own."""
