@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help venv demo test lint fmt soak bench bench-quick bench-peers bench-lock lock clean reference
+.PHONY: help venv demo test lint fmt soak soak-patroni bench bench-quick bench-peers bench-lock lock patroni-lock clean reference
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make lint         the linters, types and import layers alone'
 	@echo 'make fmt          format the sources and mend what the linter can mend'
 	@echo 'make soak         the long tests which make test leaves out'
+	@echo 'make soak-patroni  failover of a fleet that Patroni and etcd look after (10 minutes)'
 	@echo 'make bench        speed and scale beside the floor and the peers, into docs/benchmarks.md (15 minutes)'
 	@echo 'make bench-quick  speed against the floor of the disk (2 minutes)'
 	@echo 'make venv         set up $(VENV) alone; PYTHON=python3.13 chooses the Python'
@@ -57,6 +58,18 @@ fmt: venv
 soak: venv
 	@$(BIN)/pytest -n 2 -q -m soak --hypothesis-profile=soak --timeout=3600 -o faulthandler_timeout=3660
 
+# Failover by Patroni and etcd, ten minutes. As root the nodes run as nobody, who must be able to run
+# the environment's Python: make soak-patroni PYTHON=/usr/bin/python3
+soak-patroni: venv build/patroni/.installed
+	@HOLDFAST_PATRONI=$(CURDIR)/build/patroni/bin $(BIN)/pytest -q -s -m soak tests/integration/test_patroni.py \
+	  --timeout=1200 -o faulthandler_timeout=1260
+
+build/patroni/.installed: tests/integration/patroni.lock
+	@echo 'setting up build/patroni (a minute, once)'
+	@rm -rf build/patroni && $(PYTHON) -m venv build/patroni
+	@build/patroni/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r $<
+	@touch $@
+
 # NOTE='what else ran' goes into the page.
 bench: venv bench-peers
 	@$(BIN)/python benchmarks/bench.py --write --note '$(NOTE)'
@@ -97,6 +110,13 @@ bench-lock:
 	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make bench-lock' \
 	  --output-file benchmarks/peers/requirements.lock --quiet
 	@cd benchmarks/peers && npm install --package-lock-only --ignore-scripts --silent
+
+patroni-lock:
+	@$(PYTHON) -m venv --clear build/lock
+	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
+	@build/lock/bin/uv pip compile tests/integration/patroni.in --universal --python-version 3.11 \
+	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make patroni-lock' \
+	  --output-file tests/integration/patroni.lock --quiet
 
 clean:
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -175,8 +176,16 @@ class PostgresServer:
             raise UsageError(f"{program} {' '.join(words)} failed: {done.stderr or done.stdout}")
         return str(done.stdout)
 
-    def spawn(self, program: Path, *words: str) -> "subprocess.Popen[bytes]":
-        """Start a program as the server's user; it ends with us, and writes to the server's log."""
+    def spawn(
+        self, program: Path, *words: str, how: signal.Signals = signal.SIGQUIT
+    ) -> "subprocess.Popen[bytes]":
+        """Start a program as the server's user; it ends with us, and writes to the server's log.
+
+        Args:
+            program: Where it is.
+            words: Its arguments.
+            how: Which signal it gets when we have ended.
+        """
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own words
                 [program, *words],
@@ -184,7 +193,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it only makes one system call
+                preexec_fn=partial(_end_with_parent, how),  # noqa: PLW1509 - one system call
                 cwd=self.folder,
                 **self._user,
             )
@@ -314,6 +323,6 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(how: signal.Signals) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
