@@ -15,7 +15,7 @@ help:
 	@echo 'make lint         the linters, types and import layers alone'
 	@echo 'make fmt          format the sources and mend what the linter can mend'
 	@echo 'make soak         the long tests which make test leaves out'
-	@echo 'make soak-patroni  failover of a fleet that Patroni and etcd look after (10 minutes)'
+	@echo 'make soak-patroni  failover of a fleet that Patroni and etcd look after (5 minutes)'
 	@echo 'make bench        speed and scale beside the floor and the peers, into docs/benchmarks.md (15 minutes)'
 	@echo 'make bench-quick  speed against the floor of the disk (2 minutes)'
 	@echo 'make venv         set up $(VENV) alone; PYTHON=python3.13 chooses the Python'
@@ -58,7 +58,7 @@ fmt: venv
 soak: venv
 	@$(BIN)/pytest -n 2 -q -m soak --hypothesis-profile=soak --timeout=3600 -o faulthandler_timeout=3660
 
-# Failover by Patroni and etcd, ten minutes. As root the nodes run as nobody, who must be able to run
+# Failover by Patroni and etcd, five minutes. As root the nodes run as nobody, who must be able to run
 # the environment's Python: make soak-patroni PYTHON=/usr/bin/python3
 soak-patroni: venv build/patroni/.installed
 	@HOLDFAST_PATRONI=$(CURDIR)/build/patroni/bin $(BIN)/pytest -q -s -m soak tests/integration/test_patroni.py \

@@ -179,12 +179,14 @@ class PostgresServer:
     def spawn(
         self, program: Path, *words: str, how: signal.Signals = signal.SIGQUIT
     ) -> "subprocess.Popen[bytes]":
-        """Start a program as the server's user; it ends with us, and writes to the server's log.
+        """Start a program as the server's user; it writes to the server's log.
+
+        It ends with the thread that calls this, as Linux has it, and so with us at the latest.
 
         Args:
             program: Where it is.
             words: Its arguments.
-            how: Which signal it gets when we have ended.
+            how: Which signal it gets then.
         """
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own words
