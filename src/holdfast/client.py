@@ -428,7 +428,7 @@ class Client:
         if row.status in ENDED:
             if topic == CANCEL_TOPIC or await self._has_seen(run, message_id):
                 return message_id
-            raise UsageError(f"run {run!r} has {row.status}; it takes no more messages")
+            raise UsageError(f"run {run!r} is over ({row.status}); it takes no more messages")
         sub, now = await self._subject(run), self._clock.now()
         message = Message(run, message_id, topic, self._clean(payload), now, sub=sub)
         await self._store.deliver([message])

@@ -59,7 +59,7 @@ FILES = {
         (["broken.py"], "broken.py, line 2: ZeroDivisionError: division by zero"),
         (["syntax.py"], "syntax.py, line 1: "),
         (["exits.py"], 'put what starts runs under `if __name__ == "__main__":`'),
-        (["runs.py"], 'put what starts runs under `if __name__ == "__main__":`'),
+        (["runs.py"], "hf.run was called in async code. Hint: put what starts runs under `if"),
         (["loops.py"], 'put what starts runs under `if __name__ == "__main__":`'),
         (["desk.py:price", "--id", "$x", "--input", "1"], "run id '$x': it may not begin with '$'"),
         (["desk.py:price", "--input", "1", "--store", "mysql://x"], "expected a path, sqlite"),

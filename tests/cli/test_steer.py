@@ -52,7 +52,7 @@ def test_a_run_that_has_ended_takes_no_messages(cli):
     cli("run", "desk.py:price", "--id", "p", "--input", "1")
     said = cli("message", "p", "1")
     assert said.code == 2
-    assert "run 'p' has succeeded; it takes no more messages" in said.err
+    assert "run 'p' is over (succeeded); it takes no more messages" in said.err
     again = cli("cancel", "p")
     assert (again.code, again.out) == (0, "run 'p' has succeeded already\n")
     assert cli("cancel", "p", "--json").json["cancelled"] is False

@@ -12,7 +12,7 @@ from holdfast.cli.text import count, iso, payload_value, withheld_facts
 from holdfast.core import events as ev
 from holdfast.core.calls import describe
 from holdfast.core.events import Event
-from holdfast.core.state import OpenStep, RunState, fold
+from holdfast.core.state import ENDED, OpenStep, RunState, fold
 from holdfast.ports import InboxMessage
 
 __all__ = ["Answers", "answer", "open_steps"]
@@ -217,8 +217,8 @@ def _constraints(events: Sequence[Event], state: RunState) -> list[dict[str, Any
     for event in events:
         if isinstance(event.body, ev.VersionMarked) and event.seq >= state.turn_seq:
             add("code", f"has passed the version guard {event.body.name!r}", event.seq)
-    if state.status in ("succeeded", "failed", "cancelled"):
-        add("run", f"has {state.status}: it takes no more messages", state.seq)
+    if state.status in ENDED:
+        add("run", f"is over ({state.status}): it takes no more messages", state.seq)
     return found
 
 

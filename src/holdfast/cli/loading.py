@@ -203,6 +203,7 @@ def _guarded(where: str, run: Callable[[], None]) -> None:
         line = f", line {frames[-1].lineno}" if frames else ""
         place = frames[-1].filename if frames else where
         said, _, hint = str(error).partition(" Hint: ")
+        said = said.removesuffix(".")
         starts_runs = "asyncio.run" in said or "hf.run" in said
         hint = _MAIN_HINT if starts_runs else f"Hint: {hint or '--debug shows more.'}"
         raise UsageError(f"{place}{line}: {type(error).__name__}: {said}. {hint}") from error
