@@ -47,6 +47,8 @@ ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "build" / "peers"
 """Where ``make bench-peers`` has put what the peers need."""
 TIMEOUT_S = 240
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What pip installs is compiled; in a clone that is done by the first process that is measured.
 
 
 class Absent(Exception):  # noqa: N818 - it says that something is not here, which is no error

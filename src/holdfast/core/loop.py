@@ -151,9 +151,14 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
         for _ in range(CALLBACKS_MAX):
             if not ready:
                 return True
-            handle = ready.popleft()
+            handle: Any = ready.popleft()
             if not handle._cancelled:  # noqa: SLF001 - as asyncio's own loops do
-                handle._run()  # noqa: SLF001 - as above
+                try:  # what Handle._run does, without its frame
+                    handle._context.run(handle._callback, *handle._args)  # noqa: SLF001 - as above
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as asyncio's own loops do
+                    self.unhandled.append({"exception": error, "handle": handle})
         return False
 
     def next_timer(self) -> tuple[float, TimerKey] | None:
@@ -328,7 +333,10 @@ class TurnLoop(_Loop):  # type: ignore[misc]  # see _Loop
 
 
 class running:  # noqa: N801 - used as a function
-    """Makes a turn's loop the running one of this thread, for the length of a with block."""
+    """Makes a turn's loop the running one of this thread, for the length of a with block.
+
+    Inside another one of the same loop it does nothing.
+    """
 
     __slots__ = ("_before", "_hooks", "_loop")
 
@@ -337,13 +345,15 @@ class running:  # noqa: N801 - used as a function
 
     def __enter__(self) -> None:
         self._before = asyncio._get_running_loop()  # noqa: SLF001 - asyncio's own, for loops
-        self._hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(*self._loop.hooks)
-        asyncio._set_running_loop(self._loop)  # noqa: SLF001 - asyncio's own, for loops
+        if self._before is not self._loop:
+            self._hooks = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(*self._loop.hooks)
+            asyncio._set_running_loop(self._loop)  # noqa: SLF001 - asyncio's own, for loops
 
     def __exit__(self, *_: object) -> None:
-        asyncio._set_running_loop(self._before)  # noqa: SLF001 - asyncio's own, for loops
-        sys.set_asyncgen_hooks(*self._hooks)
+        if self._before is not self._loop:
+            asyncio._set_running_loop(self._before)  # noqa: SLF001 - asyncio's own, for loops
+            sys.set_asyncgen_hooks(*self._hooks)
 
 
 def _leave_alone(_generator: AsyncGenerator[Any, Any]) -> None:

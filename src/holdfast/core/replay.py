@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from holdfast.core import events as ev
 from holdfast.core.calls import Call, same_payload
 from holdfast.core.events import Cause, Event
+from holdfast.core.loop import running
 from holdfast.core.machine import Machine
 from holdfast.core.state import RunState
 
@@ -114,5 +115,6 @@ def feed_all(machine: Machine, events: Sequence[Event]) -> None:
         Diverged: the code asks for something else.
     """
     last = len(events) - 1
-    for i, event in enumerate(events):
-        machine.feed(event, replaying=i < last)
+    with running(machine.loop):  # once for all of them
+        for i, event in enumerate(events):
+            machine.feed(event, replaying=i < last)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from holdfast.core import events as ev
 from holdfast.core.events import Event
+from holdfast.core.loop import running
 from holdfast.core.machine import Machine
 from holdfast.core.state import ENDED, RunRow, RunState, apply, check_row, state_before
 from holdfast.errors import Diverged, VaultMissing
@@ -101,11 +102,12 @@ async def replay_in_pages(
 def _feed(state: RunState, machine: Machine, page: Sequence[Event], last: Event | None) -> bool:
     """Fold and feed a page, which may hold the last event; False if anything in it is unusual."""
     try:
-        for event in page:
-            if event.sealed or isinstance(event.body, _UNUSUAL):
-                return False
-            apply(state, event)
-            machine.feed(event, replaying=event is not last)
+        with running(machine.loop):  # once for all of them
+            for event in page:
+                if event.sealed or isinstance(event.body, _UNUSUAL):
+                    return False
+                apply(state, event)
+                machine.feed(event, replaying=event is not last)
     except Diverged:
         return False
     return True

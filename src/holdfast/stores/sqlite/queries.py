@@ -26,7 +26,7 @@ from holdfast.ports import (
     Rest,
     WorkerInfo,
 )
-from holdfast.stores.payloads import CHUNKED, inflate, load
+from holdfast.stores.payloads import CHUNKED, PLAIN, inflate, load
 from holdfast.stores.sqlite import statements as sql
 from holdfast.stores.sqlite.changes import lost_workers
 from holdfast.stores.sqlite.file import meaning
@@ -176,8 +176,9 @@ class Queries:
         form: int,
         stored: bytes | None,
     ) -> Event:
-        payload = None if stored is None else self._payload(chunks, form, stored)
-        return open_leaf(leaf, payload=payload, salt=salt)
+        if stored is not None and form != PLAIN:
+            stored = self._payload(chunks, form, stored)
+        return open_leaf(leaf, payload=stored, salt=salt)
 
     def _payload(self, chunks: dict[int, bytes], form: int, stored: bytes) -> bytes:
         """Return a payload; ``chunks`` keeps what was fetched, for the next shares most of it."""
