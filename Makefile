@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help venv demo test lint fmt soak soak-patroni bench bench-quick bench-peers bench-lock lock patroni-lock clean reference
+.PHONY: help venv demo test lint fmt soak soak-patroni bench bench-quick bench-peers bench-lock lock patroni-lock fuzz-lock clean reference
 .DEFAULT_GOAL := help
 
 help:
@@ -55,8 +55,14 @@ fmt: venv
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-soak: venv
-	@$(BIN)/pytest -n 2 -q -m soak --hypothesis-profile=soak --timeout=3600 -o faulthandler_timeout=3660
+soak: venv build/fuzz/.installed
+	@HOLDFAST_FUZZ=$$(test -d build/fuzz/atheris && echo $(CURDIR)/build/fuzz) $(BIN)/pytest -n 2 -q -m soak --hypothesis-profile=soak --timeout=3600 -o faulthandler_timeout=3660
+
+# What fuzzes the verifier lies in a folder of its own: there is no atheris for every machine.
+build/fuzz/.installed: tests/proof/fuzzing.lock | venv
+	@rm -rf build/fuzz && mkdir -p build/fuzz
+	@$(PIP) install --target build/fuzz --require-hashes -r $< || echo 'atheris cannot be had here: its soak is skipped'
+	@touch $@
 
 # Failover by Patroni and etcd, five minutes. As root the nodes run as nobody, who must be able to run
 # the environment's Python: make soak-patroni PYTHON=/usr/bin/python3
@@ -110,6 +116,13 @@ bench-lock:
 	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make bench-lock' \
 	  --output-file benchmarks/peers/requirements.lock --quiet
 	@cd benchmarks/peers && npm install --package-lock-only --ignore-scripts --silent
+
+fuzz-lock:
+	@$(PYTHON) -m venv --clear build/lock
+	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
+	@build/lock/bin/uv pip compile tests/proof/fuzzing.in --universal --python-version 3.11 \
+	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make fuzz-lock' \
+	  --output-file tests/proof/fuzzing.lock --quiet
 
 patroni-lock:
 	@$(PYTHON) -m venv --clear build/lock

@@ -17,6 +17,7 @@ from typing import Any
 import canonical
 import conversation
 import finished
+import fleet
 import parked
 import proof
 import recovery
@@ -34,6 +35,7 @@ QUESTIONS = {
     "finished": finished.measure,
     "conversation": conversation.measure,
     "proof": proof.measure,
+    "fleet": fleet.measure,
 }
 QUICK = ("start", "replay", "conversation", "canonical", "recovery")
 QUICK_CONTESTANTS = "holdfast,floor SQLite"

@@ -17,10 +17,10 @@ from typing import Any
 from holdfast.core import events as ev
 from holdfast.core.limits import SALT_BYTES
 from holdfast.core.state import fold
-from holdfast.ports import NewRun
+from holdfast.ports import NewRun, Store
 from holdfast.stores.sqlite import SqliteStore
 
-__all__ = ["build", "finished_run", "parked_run"]
+__all__ = ["build", "create_all", "finished_run", "parked_run"]
 
 TOGETHER = 2_000
 """How many runs share a commit."""
@@ -29,6 +29,14 @@ TOGETHER = 2_000
 async def build(path: Path, runs: Iterable[NewRun]) -> None:
     """Create runs in a store file, which is made when it is missing."""
     store = await SqliteStore.open(path)
+    try:
+        await create_all(store, runs)
+    finally:
+        await store.close()
+
+
+async def create_all(store: Store, runs: Iterable[NewRun]) -> None:
+    """Create runs in a store."""
     waiting = iter(runs)
     gc.disable()  # nothing below makes cycles, and millions of events are looked at for none
     try:
@@ -37,7 +45,6 @@ async def build(path: Path, runs: Iterable[NewRun]) -> None:
             assert all(created), "a run's id was taken"
     finally:
         gc.enable()
-        await store.close()
 
 
 def parked_run(run: str, agent: str, arguments: list[Any], at: float, sleep_s: float) -> NewRun:

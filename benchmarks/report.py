@@ -181,10 +181,10 @@ def page(sitting: dict[str, Any]) -> str:
     ]
     heads = ["", "goal", "wanted", "figure (median)", "spread", "command", ""]
     parts = [_machine(sitting), _table(heads, rows), *_contestants(answers), *_rest(answers)]
-    parts += _proof(answers)
+    parts += [*_proof(answers), *_fleet(answers)]
     missing = {
         name: why
-        for question in ("canonical", "recovery")
+        for question in ("canonical", "recovery", "fleet")
         for name, why in (_get(answers.get(question), "absent") or {}).items()
     }
     missing |= {question: f"the question failed: {why}" for question, why in sitting["failed"]}
@@ -306,6 +306,30 @@ def _proof(answers: dict[str, Any]) -> Iterator[str]:
     proved = _spread(facts["proving one event"], 1)
     rows.append([f"proving one event of {count}, ms", "≤ 20", proved])
     yield _table(["proof", "wanted", "median (spread)"], rows)
+
+
+def _fleet(answers: dict[str, Any]) -> Iterator[str]:
+    """Yield the tables of workers side by side, and of claims and of an idle fleet."""
+    facts = answers.get("fleet")
+    if not facts or facts.get("absent"):
+        return
+    workers = facts["workers"]
+    alone = workers["1"]["rate"]["median"]
+    units = {name: figure["unit"] for name, figure in workers["1"].items()}
+    heads = [f"{name}, {unit}".removesuffix(", ") for name, unit in units.items()]
+    share = f"{facts['share']:g} of a CPU each" if facts["share"] else facts["why no share"]
+    rows = []
+    for count, slot in workers.items():
+        cells = [_spread(slot[name], 0 if unit else 2) for name, unit in units.items()]
+        rows.append([count, *cells, f"{slot['rate']['median'] / alone:.2f}"])
+    yield _table([f"workers on PostgreSQL, {share}", *heads, "x one"], rows)
+    idle = facts["idle"]
+    rows = [
+        [f"{what} among {facts['parked']:,} parked runs, ms", f"{value:,.1f}"]
+        for what, value in facts["claims"].items()
+    ]
+    what = f"transactions/s of {idle['workers']} workers with nothing to do"
+    yield _table(["on PostgreSQL", ""], [*rows, [what, f"{idle['transactions/s']:,.1f}"]])
 
 
 def write(document: Path, sitting: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "RESULT",
     "Job",
     "Meter",
+    "cpu_s",
     "digest",
     "on_disk",
     "percentile",
@@ -94,7 +95,7 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def _cpu_s(pids: Iterable[int]) -> float:
+def cpu_s(pids: Iterable[int]) -> float:
     """Return the CPU time of processes and of their children that have ended."""
     ticks = 0
     for pid in pids:
@@ -153,7 +154,7 @@ class Meter:
     def _all_cpu_s(self) -> float:
         own = time.process_time()
         others = [pid for other in self.others for pid in tree(other)]
-        return own + _cpu_s(others)
+        return own + cpu_s(others)
 
 
 def on_disk(path: Path) -> int:

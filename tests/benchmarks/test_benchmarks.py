@@ -19,6 +19,7 @@ QUESTIONS = (
     "canonical",
     "conversation",
     "finished",
+    "fleet",
     "parked",
     "proof",
     "recovery",
@@ -89,6 +90,24 @@ def test_who_is_absent_has_a_row_that_says_why(bench):
     page = bench("report").page(sitting(**answers) | {"failed": [("parked", "KeyError: 'x'")]})
     assert "| Restate | its npm package is not there |" in page
     assert "| parked | the question failed: KeyError: 'x' |" in page
+
+
+def test_workers_stand_beside_one(bench):
+    slot = {"rate": figure(50.0, 40.0, 60.0, "steps/s"), "busy": figure(0.9, 0.8, 1.0)}
+    fleet = {
+        "share": 0.2,
+        "workers": {"1": slot, "2": slot | {"rate": figure(90.0, 80.0, 99.0, "steps/s")}},
+        "parked": 100_000,
+        "claims": {"a claim of one, p50": 1.25},
+        "idle": {"workers": 10, "transactions/s": 48.75},
+    }
+    page = bench("report").page(sitting(fleet=fleet))
+    assert "| workers on PostgreSQL, 0.2 of a CPU each | rate, steps/s | busy | x one |" in page
+    assert "| 2 | 90 (80 to 99) | 0.90 (0.80 to 1.00) | 1.80 |" in page
+    assert "| a claim of one, p50 among 100,000 parked runs, ms | 1.2 |" in page
+    assert "| transactions/s of 10 workers with nothing to do | 48.8 |" in page
+    absent = {"fleet": {"absent": {"a fleet on PostgreSQL": "no server"}}}
+    assert "| a fleet on PostgreSQL | no server |" in bench("report").page(sitting(**absent))
 
 
 def test_a_peer_without_its_environment_is_absent(bench, monkeypatch, tmp_path):

@@ -143,6 +143,13 @@ def test_a_payload_in_anothers_place_names_both(published):
     assert found == [("payload", int(path[-3:])) for path in paths]
 
 
+@pytest.mark.parametrize("size", ["1" * 5_000, "\N{ARABIC-INDIC DIGIT SEVEN}", "-1", "x", ""])
+def test_a_statement_with_a_size_that_is_none_is_found(size, published):
+    said = f"holdfast key rotation v1\n{KEY.name}\n{size}\nroot\n{KEY.verifier}\n"
+    report = report_on({**published, "keys/2": said.encode()})
+    assert "key" in {finding.kind for finding in report.findings}
+
+
 @given(data=st.data())
 def test_no_bytes_in_the_place_of_a_file_make_the_verifier_raise(published, data):
     path = data.draw(st.sampled_from(sorted(published)))

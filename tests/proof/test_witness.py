@@ -59,6 +59,7 @@ def test_heads_that_carry_on_are_cosigned(witness, tmp_path):
         (b"", 400),
         (b"old x\n\nnote", 400),
         (b"old 007\n\nnote", 400),
+        (b"old " + b"1" * 5_000 + b"\n\nnote", 400),
         (b"old 5\n!\n\nnote", 400),
         (ask(5, 9).replace(b"old 5", b"old 10"), 400),
         (ask(5, 9) + b"\n", 400),
@@ -97,6 +98,10 @@ def test_over_http_it_says_the_same(witness):
                 assert (answer.status, answer.read() != b"") == (status, True)
             connection.request("POST", "/elsewhere", b"")
             assert connection.getresponse().status == 404
+            for length in ("1" * 5_000, "-1", "01", "x"):  # each closes the connection
+                connection.request("POST", "/add-checkpoint", headers={"Content-Length": length})
+                answer = connection.getresponse()
+                assert (answer.status, answer.read() != b"") == (400, True), length
         finally:
             server.shutdown()
             thread.join()

@@ -40,6 +40,7 @@ __all__ = [
     "check_key_name",
     "cosign",
     "decode_base64",
+    "decode_number",
     "encode_base64",
 ]
 
@@ -76,7 +77,12 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def _number(text: str) -> int:
+def decode_number(text: str) -> int:
+    """Return a decimal number, of which there is one form only.
+
+    Raises:
+        ProofRefused: it is something else, or has more than 18 digits.
+    """
     plain = text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX
     if not plain or (text[0] == "0" and text != "0"):
         raise ProofRefused(f"{text[:80]!r} is not a decimal number without leading zeros")
@@ -316,7 +322,7 @@ class Checkpoint(NamedTuple):
         root = decode_base64(lines[2])
         if len(root) != sha256().digest_size:
             raise ProofRefused(f"the root of a checkpoint has {len(root)} bytes, expected 32")
-        return cls(lines[0], _number(lines[1]), root)
+        return cls(lines[0], decode_number(lines[1]), root)
 
     def text(self) -> str:
         """Return the text that is signed."""
@@ -368,7 +374,7 @@ class EventProof:
         hashes = [decode_base64(line) for line in lines[1:]]
         if any(len(hash_) != sha256().digest_size for hash_ in hashes):
             raise ProofRefused("a proof with a hash that has not 32 bytes")
-        return cls(_number(lines[0].removeprefix("index ")), hashes, Note.parse(note))
+        return cls(decode_number(lines[0].removeprefix("index ")), hashes, Note.parse(note))
 
     def __str__(self) -> str:
         hashes = "".join(f"{encode_base64(hash_)}\n" for hash_ in self.hashes)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import ProofRefused
-from holdfast.proof.note import COSIGNING, SIGNING, Note, VerifierKey
+from holdfast.proof.note import COSIGNING, SIGNING, Note, VerifierKey, decode_number
 
 __all__ = ["Policy"]
 
@@ -70,7 +70,7 @@ class Policy:
                         raise ProofRefused(f"{name!r} is a member twice")
                 counts = {"all": len(members), "any": 1}
                 rule = words[_RULE]
-                count = counts[rule] if rule in counts else int(rule)
+                count = counts[rule] if rule in counts else decode_number(rule)
                 if not 1 <= count <= len(members):
                     raise ProofRefused(f"{count} of {len(members)} members")
                 self.groups[words[_NAME]] = (count, members)

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 from holdfast.errors import ProofRefused, UsageError
 from holdfast.proof.merkle import HASH_BYTES, TILE_HASHES, number_path, tile_path
-from holdfast.proof.note import Checkpoint, Note
+from holdfast.proof.note import Checkpoint, Note, decode_number
 from holdfast.proof.policy import Policy
 from holdfast.proof.report import Entry, Finding, Payload, SignedHead
 
@@ -109,9 +109,11 @@ class TilesSource:
             yield first.removesuffix("\n"), 0, ""
         number = 2
         while said := self._text(f"keys/{number}"):
-            lines = said.split("\n")
-            since = int(lines[2]) if len(lines) > 4 and lines[2].isdecimal() else -1  # noqa: PLR2004 - the lines of a statement
-            yield lines[4] if since >= 0 else "", since, said
+            try:  # title, origin, size, root, heir; ``verify`` reads it with care
+                heir, since = said.split("\n")[4], decode_number(said.split("\n")[2])
+            except (IndexError, ProofRefused):
+                heir, since = "", -1
+            yield heir, since, said
             number += 1
 
     def heads(self) -> Iterator[SignedHead]:

@@ -26,6 +26,7 @@ from holdfast.proof.note import (
     VerifierKey,
     cosign,
     decode_base64,
+    decode_number,
 )
 
 __all__ = ["Answer", "Witness", "request", "serve"]
@@ -143,12 +144,17 @@ def _parse(body: bytes) -> tuple[int, list[bytes], Note]:
     words = lines[0].split(" ")
     if not empty or words[0] != "old" or len(words) != 2:  # noqa: PLR2004 - old and a size
         raise ProofRefused("a request begins with 'old SIZE'")
-    size = words[1]
-    if not (size.isascii() and size.isdecimal() and str(int(size)) == size):
-        raise ProofRefused(f"{size[:40]!r} is no size")
     if len(lines) > 1 + PROOF_LINES_MAX:
         raise ProofRefused(f"a proof of {len(lines) - 1} lines; at most {PROOF_LINES_MAX} are read")
-    return int(size), [decode_base64(line) for line in lines[1:]], Note.parse(note)
+    return decode_number(words[1]), [decode_base64(line) for line in lines[1:]], Note.parse(note)
+
+
+def _length(said: str) -> int:
+    """Return the length that a request says it has, -1 for none."""
+    try:
+        return decode_number(said)
+    except ProofRefused:
+        return -1
 
 
 def serve(witness: Witness, host: str, port: int) -> ThreadingHTTPServer:
@@ -158,13 +164,13 @@ def serve(witness: Witness, host: str, port: int) -> ThreadingHTTPServer:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            length = self.headers.get("Content-Length", "")
+            length = _length(self.headers.get("Content-Length", ""))
             if self.path.rstrip("/").rpartition("/")[2] != "add-checkpoint":
                 self.answer(Answer(404, "POST /add-checkpoint is what there is\n"))
-            elif not length.isdecimal() or int(length) > NOTE_BYTES_MAX:
+            elif not 0 <= length <= NOTE_BYTES_MAX:
                 self.answer(Answer(400, "the request needs a length, and a small one\n"))
             else:
-                self.answer(witness.add_checkpoint(self.rfile.read(int(length))))
+                self.answer(witness.add_checkpoint(self.rfile.read(length)))
 
         def answer(self, said: Answer) -> None:
             body = said.body.encode()
