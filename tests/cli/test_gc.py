@@ -5,12 +5,17 @@ what is gone and which event told; verification stays green, and turns red for a
 taken out by hand. *Method*: the commands, in this process, on signed stores of both kinds.
 """
 
+import asyncio
+import time
 from contextlib import closing
 
 import apsw
 import psycopg
 import pytest
 
+import holdfast as hf
+from holdfast.runtime.births import collection_run
+from holdfast.runtime.clock import SystemEntropy
 from holdfast.stores.sqlite.fsck import check_file
 
 TALK = """
@@ -180,6 +185,44 @@ def test_a_copy_is_as_green(signed, desk, monkeypatch, runs):
     assert said["ok"], said["findings"]
     assert said["payloads"]["collected"] == PAYLOADS * (3 if runs == ["--all"] else 1)
     assert check_file("copy.db") == []
+
+
+def test_a_run_that_is_imported_behind_what_told_of_it_is_green(signed, desk, monkeypatch):
+    talk(signed, "r3")
+    gc(signed, "--apply")
+    for run in ("r1", "r3"):  # what told of both comes with the first
+        assert signed("export", run, f"{run}.export").code == 0
+    monkeypatch.setenv("HOLDFAST_STORE", "copy.db")
+    monkeypatch.setenv("HOLDFAST_KEY", str(desk / "copy.key"))
+    assert signed("key", "new", "--origin", "example.com/copy").code == 0
+    for run in ("r1", "r3"):
+        assert signed("import", f"{run}.export").code == 0
+    said = signed("verify", "--json").json
+    assert said["ok"], said["findings"]
+    assert said["payloads"]["collected"] == 2 * PAYLOADS
+    assert check_file("copy.db") == []
+
+
+def test_nobody_lets_go_of_what_is_still_to_end(signed, place):
+    """An event that gives a time after its own is as good as one that gives its own."""
+
+    async def tell():
+        async with hf.App(place) as app:
+            now = time.time_ns() // 1_000
+            said = collection_run(now + 10**12, b"{}", now=now, entropy=SystemEntropy())
+            assert await app.store.create(said)
+
+    asyncio.run(tell())
+    talk(signed, "later")
+    assert signed("verify").code == 0
+    spoil(place, "r1")
+    assert signed("verify").code == 0
+    spoil(place, "later")
+    said = signed("verify")
+    assert said.code == 1
+    assert "event 1 of run 'later' (index " in said.out
+    if place == "holdfast.db":
+        assert [problem.run for problem in check_file(place)] == ["later"]
 
 
 def test_bad_words_say_what_was_expected(signed):

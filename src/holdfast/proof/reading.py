@@ -361,12 +361,15 @@ class Reading:
                     self._find("payload", f"its payload is missing: {why}", *gone.first)
 
     def _collected_by(self, run: str, gone: _Gone) -> int:
-        """Return the index of the event that says that a run's payloads may be gone, or NOBODY."""
+        """Return the index of an event that says that a run's payloads may be gone, or NOBODY.
+
+        It may stand before the run's end: an import brings old runs late.
+        """
         index, at = gone.ended
         if index < 0 or self.last[run].at != index or run.startswith("$"):
             return NOBODY
-        by = (told for told, before in self._collects if told > index and before > at)
-        return next(by, NOBODY)
+        by = [told for told, before in self._collects if before > at]
+        return next((told for told in by if told > index), by[-1] if by else NOBODY)
 
     def _compare_subjects(self) -> None:
         """Of a subject that was erased nothing may be there."""
@@ -443,7 +446,8 @@ def _facts(leaf: bytes) -> _Facts | str:
         sub = facts.get("sub", "")
         kind = facts["type"]
         erases = facts["subject"] if kind == _ERASED else ""
-        collects = facts["before"] if kind == _COLLECTED else 0
+        # Nobody can say it of what is still to end.
+        collects = min(facts["before"], facts["at"]) if kind == _COLLECTED else 0
         ended_at = facts["at"] if kind in _ENDS else 0
         sound = (
             type(run) is str

@@ -54,8 +54,8 @@ class Checker:
         self.chunks: dict[int, bytes] = {}
         self.subjects: dict[str, str] = {}
         """Subject → the run that tells of its erasure, empty while it has its key."""
-        self.collections: list[tuple[int, int]] = []
-        """(position, before) of the events that tell of collections."""
+        self.collected_before = 0
+        """Before which time runs must have ended of which payloads may be gone."""
         self.may_be_gone = False
         """Whether payloads of the run that is being checked may have been collected."""
 
@@ -97,11 +97,12 @@ class Checker:
             found = "none" if key is None or destroyed else f"{len(key)} bytes"
             self.problem("", 0, f"key of subject {id_!r}", expected, found)
 
-    def note_collection(self, pos: int, leaf: bytes) -> None:
-        """Take note of an event that may tell of a collection."""
-        body = ev.open_leaf(leaf).body
-        if isinstance(body, ev.PayloadsCollected):
-            self.collections.append((pos, body.before))
+    def note_collection(self, leaf: bytes) -> None:
+        """Take note of an event that may tell of a collection; of times to come none can tell."""
+        event = ev.open_leaf(leaf)
+        if isinstance(event.body, ev.PayloadsCollected):
+            told = min(event.body.before, event.at)
+            self.collected_before = max(self.collected_before, told)
 
     def check_chunk(self, n: int, digest: bytes, form: int, data: bytes) -> None:
         try:
@@ -129,10 +130,7 @@ class Checker:
         """
         epoch, worker, seen, ready_at = lease
         sound = len(self.problems)
-        last = places[-1][1] if places else 0
-        self.may_be_gone = row.status in ENDED and any(
-            pos > last and row.updated_at < before for pos, before in self.collections
-        )
+        self.may_be_gone = row.status in ENDED and row.updated_at < self.collected_before
         events = [
             event
             for seq, pos in places

@@ -100,4 +100,4 @@ async def tell(store: Store) -> None:
         def bytes(self, n: int) -> bytes:
             return bytes(n)
 
-    await store.create(collection_run(NOW + 1, b"null", now=NOW, entropy=Zeros()))
+    await store.create(collection_run(NOW + 1, b"null", now=NOW + 1, entropy=Zeros()))

@@ -35,9 +35,7 @@ _SUBJECTS = """
 SELECT subject.id, subject.key, erased, run.id
 FROM holdfast.subject LEFT JOIN holdfast.run ON run.id = erased ORDER BY subject.id"""
 _COLLECTIONS = """
-SELECT placed.pos + 2 - placed.seq, leaf
-FROM holdfast.run JOIN holdfast.event ON event.run = n AND event.seq = 2
-  JOIN holdfast.placed ON placed.run = n AND placed.seq <= 2 AND placed.seq + placed.count > 2
+SELECT leaf FROM holdfast.run JOIN holdfast.event ON event.run = n AND event.seq = 2
 WHERE starts_with(id, %s)"""
 _RUNS = f"SELECT n, epoch, worker, seen, ready_at, {_FIELDS} FROM holdfast.run ORDER BY n"  # noqa: S608 - constants
 _EVENTS = """

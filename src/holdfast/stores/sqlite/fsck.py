@@ -128,7 +128,7 @@ class _Checker(Checker):
 
     def read_collections(self) -> None:
         statement = """
-        SELECT pos, leaf FROM event JOIN run ON n = run WHERE id GLOB ? AND event.seq = 2"""
+        SELECT leaf FROM event JOIN run ON n = run WHERE id GLOB ? AND event.seq = 2"""
         for row in self.all(statement, f"{COLLECTED_RUNS}*"):
             self.note_collection(*row)
 
