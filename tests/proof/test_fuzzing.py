@@ -32,6 +32,7 @@ def test_a_search_led_by_coverage_finds_nothing(target, tmp_path):
             target,
             tmp_path / "found",
             f"-max_total_time={SECONDS}",
+            "-timeout=60",
             "-print_final_stats=1",
         ],
         cwd=tmp_path,

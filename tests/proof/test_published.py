@@ -143,6 +143,23 @@ def test_a_payload_in_anothers_place_names_both(published):
     assert found == [("payload", int(path[-3:])) for path in paths]
 
 
+def test_a_size_that_is_made_up_is_not_believed(published):
+    """Whoever checks a log of a hundred million billion events is told so before he is old."""
+    fetched = []
+
+    def fetch(path, _most):
+        fetched.append(path)
+        return files.get(path)
+
+    origin, _, rest = published["checkpoint"].split(b"\n", 2)
+    files = {**published, "checkpoint": b"\n".join([origin, b"9" * 17, rest])}
+    report = verify(TilesSource(fetch, "log"))
+    assert "tile/entries/000 is missing: nothing is read from here on" in {
+        finding.what for finding in report.findings
+    }
+    assert len(fetched) < 100
+
+
 @pytest.mark.parametrize("size", ["1" * 5_000, "\N{ARABIC-INDIC DIGIT SEVEN}", "-1", "x", ""])
 def test_a_statement_with_a_size_that_is_none_is_found(size, published):
     said = f"holdfast key rotation v1\n{KEY.name}\n{size}\nroot\n{KEY.verifier}\n"

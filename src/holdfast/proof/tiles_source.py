@@ -129,10 +129,12 @@ class TilesSource:
             width = min(TILE_HASHES, self._size - start)
             path = tile_path("entries", start // TILE_HASHES, width)
             bundle = self._fetch(path, ENTRIES_BYTES_MAX)
-            leaves, fault = split_leaves(bundle or b"", width)
+            if bundle is None:  # and no end to those behind it, if the size is made up
+                says = f"{path} is missing: nothing is read from here on"
+                yield Entry(b"", None, None, says)
+                return
+            leaves, fault = split_leaves(bundle, width)
             fault = f"{path}: {fault}" if fault else ""
-            if bundle is None:
-                fault = f"{path} is missing"
             for index, leaf in enumerate(leaves, start):
                 wants = _HAS_PAYLOAD in leaf
                 said = fault if index == start + width - 1 else ""  # what is named first is a leaf
