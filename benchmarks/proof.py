@@ -1,7 +1,8 @@
 """What does the proof cost? Signing beside the same appends unsigned, verifying, proving one event.
 
 Method: the same events are appended to a signed and to an unsigned file by turns, in commits of
-one, of ten and of a hundred; the CPU of the whole process is compared, per event. A log of
+one, of ten and of a hundred; the CPU of the whole process is compared, per event, and beside it
+what the signature of one head takes, which each commit has. A log of
 1,000,000 events in 1,000 runs, each with a payload, is verified in a process of its own, whose CPU
 and peak memory are read; so is one of a tenth, since memory must not grow with events. Then events
 drawn by a fixed seed are proved, the read-only store open.
@@ -22,8 +23,10 @@ from harness import Figure, Place, main
 
 from holdfast.core import events as ev
 from holdfast.proof.export import proof_of
+from holdfast.proof.merkle import EMPTY_ROOT
+from holdfast.proof.note import Checkpoint
 from holdfast.stores.sqlite import SqliteStore
-from holdfast.testing.signed import Writing, begin, open_signed
+from holdfast.testing.signed import KEY, Writing, begin, open_signed
 
 __all__ = ["measure"]
 
@@ -32,6 +35,7 @@ COMMITS = {1: 1_000, 10: 400, 100: 100}
 """Events in a commit → commits."""
 PAYLOAD = b'{"order":"order-7","cents":1999,"note":"a payload of the usual size","n":12345}'
 PROVED = 200
+SIGNATURES = 500
 VERIFY = """
 import json, sys, time
 from pathlib import Path
@@ -49,6 +53,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return what signing adds to an event, and what verifying and proving take."""
     added = {f"commits of {size}": Figure("µs/event") for size in COMMITS}
+    signature = Figure("µs")
     for number in range(-1, rounds):  # the first round warms up and is not counted
         for size, commits in COMMITS.items():
             count = 5 if small else commits
@@ -56,6 +61,7 @@ def measure(
             signed = asyncio.run(_append(here.new("si") / "log.db", size, count, signed=True))
             if number >= 0:
                 added[f"commits of {size}"].values.append(signed - unsigned)
+        signature.values.append(_signature_us())
     events = SMALL if small else EVENTS
     verified: dict[str, Any] = {}
     for count in (events // 10, events):
@@ -75,9 +81,19 @@ def measure(
     proved.values += asyncio.run(_prove(path, events, 10 if small else PROVED))
     return {
         "signing adds": {name: figure.as_json() for name, figure in added.items()},
+        "a signature": signature.as_json(),
         "verifying": verified,
         "proving one event": proved.as_json(),
     }
+
+
+def _signature_us() -> float:
+    """Return the µs of CPU that a signature takes, made again and again."""
+    text = Checkpoint(KEY.name, EVENTS, EMPTY_ROOT).text()
+    begun = time.process_time()
+    for _ in range(SIGNATURES):
+        KEY.sign(text)
+    return (time.process_time() - begun) / SIGNATURES * 1e6
 
 
 async def _append(path: Path, size: int, commits: int, *, signed: bool) -> float:

@@ -64,6 +64,19 @@ def test_doctor_with_a_store(cli):
     assert findings["runs"]["value"] == "1 in doubt, 1 succeeded"
     assert (findings["runs"]["verdict"], findings["runs"]["hint"]) == ("note", "holdfast doubts")
     assert findings["workers"]["value"] == "0 alive, holding 0 runs"
+    assert findings["log"]["value"].endswith(" events, not signed")
+
+
+def test_doctor_says_how_far_the_log_is_signed(cli, desk, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_KEY", str(desk / "key"))
+    assert cli("key", "new", "--origin", "example.com/log").code == 0
+    cli("run", "desk.py:price", "--id", "p", "--input", "1")
+    events = len(cli("events", "p", "--json").lines)
+    found = {f["what"]: f for f in cli("doctor", "--json").json["findings"]}["log"]
+    assert (found["value"], found["verdict"]) == (f"{events} events, signed up to {events}", "ok")
+    change(desk, f"DELETE FROM head WHERE size = {events}")
+    found = {f["what"]: f for f in cli("doctor", "--json").json["findings"]}["log"]
+    assert (found["verdict"], found["hint"]) == ("broken", "holdfast verify")
 
 
 def change(desk: Path, statement: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import apsw
 from rich.text import Text
 
-from holdfast.cli.findings import Finding, last_event, megabytes, runs_by_status
+from holdfast.cli.findings import Finding, last_event, log_signed, megabytes, runs_by_status
 from holdfast.cli.fsck import store_path
 from holdfast.cli.shell import DONE, FAILED, Shell, command
 from holdfast.cli.text import Grid, clean, clock, count
@@ -168,6 +168,12 @@ def _open_store(path: Path, connection: apsw.Connection) -> Iterator[Finding]:
     ((last,),) = _rows(connection, "SELECT coalesce(max(updated_at), 0) FROM run")
     now = time.time_ns() // 1000
     yield from last_event(last, now, "the clock was set back, or the file comes from elsewhere")
+    ((events, signed, head),) = _rows(
+        connection,
+        """SELECT (SELECT coalesce(max(pos), 0) FROM event), EXISTS (SELECT * FROM signer),
+          coalesce((SELECT max(size) FROM head), 0)""",
+    )
+    yield log_signed(events, head if signed else None)
 
 
 def _workers(path: Path, connection: apsw.Connection) -> Iterator[Finding]:

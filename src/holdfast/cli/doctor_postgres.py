@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from holdfast.cli.findings import Finding, last_event, megabytes, runs_by_status
+from holdfast.cli.findings import Finding, last_event, log_signed, megabytes, runs_by_status
 from holdfast.cli.text import ago, count
 from holdfast.errors import HoldfastError, StoreRefused
 from holdfast.stores.postgres.schema import VERSION, prepare
@@ -177,14 +177,12 @@ async def _order(connection: AsyncConnection) -> AsyncIterator[Finding]:
           EXISTS (SELECT FROM holdfast.signer),
           coalesce((SELECT max(size) FROM holdfast.head), 0)""",
     )
-    said = f"{last} events" + (f", signed up to {head}" if signed else ", not signed")
-    if signed and head != last:
-        yield Finding("log", said, "broken", "holdfast verify")
-    elif waiting:
+    found = log_signed(last, head if signed else None)
+    if waiting and found.verdict == "ok":
         hint = "any worker gives them one, if it has the key" if signed else "any worker gives one"
-        yield Finding("log", f"{said}, {waiting} more without a position", "note", hint)
-    else:
-        yield Finding("log", said)
+        said = f"{found.value}, {waiting} more without a position"
+        found = Finding("log", said, "note", hint)
+    yield found
 
 
 async def _all(connection: AsyncConnection, statement: str) -> list[tuple[Any, ...]]:

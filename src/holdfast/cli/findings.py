@@ -6,7 +6,7 @@ from typing import Literal
 
 from holdfast.cli.text import ago, clock
 
-__all__ = ["Finding", "last_event", "megabytes", "runs_by_status"]
+__all__ = ["Finding", "last_event", "log_signed", "megabytes", "runs_by_status"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ def last_event(last: int, now: int, hint: str) -> Iterator[Finding]:
         yield Finding("last event", said, "broken", hint)
     elif last:
         yield Finding("last event", f"{ago(now - last)} ago")
+
+
+def log_signed(events: int, signed: int | None) -> Finding:
+    """Return how long the log is, and up to where it is signed; None for not at all."""
+    said = f"{events} events" + (", not signed" if signed is None else f", signed up to {signed}")
+    if signed is not None and signed != events:
+        return Finding("log", said, "broken", "holdfast verify")
+    return Finding("log", said)
 
 
 def megabytes(n: int) -> str:
