@@ -98,7 +98,7 @@ class Texts:
         head = _parsed(lambda: Checkpoint.parse(words))
         assert head is None or words.startswith(head.text()), "a checkpoint is read as another"
         for parse in (SignerKey.parse, VerifierKey.parse, Signature.parse, Policy.parse):
-            _parsed(lambda parse=parse: parse(words))  # type: ignore[misc]
+            _parsed(lambda parse=parse: parse(words))
         _parsed(lambda: taken_over(KEY.verifier, words))
         _parsed(lambda: EventProof.parse(text))
         _parsed(lambda: verify_event(self.leaf, text, self.trust))
@@ -197,7 +197,7 @@ def main() -> None:
     """Search with the target that the command line names."""
     name, *rest = sys.argv[1:]
     # Most changes leave the signatures as they are: check each one once.
-    VerifierKey.signed = lru_cache(100_000)(VerifierKey.signed)  # type: ignore[method-assign]
+    VerifierKey.signed = lru_cache(100_000)(VerifierKey.signed)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_made(Path(folder)))
         target = TARGETS[name](Path(folder))

@@ -204,11 +204,9 @@ def write(*, moves: bool, births: bool, adds: bool, takes: bool, sends: bool) ->
 
 
 SETTLE = _sql("""
-UPDATE holdfast.run SET ready_at = found.ready_at
-FROM (
-  SELECT n, @READY_AT AS ready_at FROM holdfast.run WHERE id = ANY(%s) AND worker IS NULL
-) AS found
-WHERE run.n = found.n AND run.worker IS NULL AND run.ready_at IS DISTINCT FROM found.ready_at""")
+UPDATE holdfast.run SET ready_at = @READY_AT
+WHERE n = ANY(ARRAY(SELECT n FROM holdfast.run WHERE id = ANY(%s) AND worker IS NULL))
+  AND worker IS NULL AND ready_at IS DISTINCT FROM @READY_AT""")
 
 # After an answer that was lost: write something that waits for the standbys, then look for one's
 # own events.
@@ -255,10 +253,12 @@ LOAD_CHUNKS = "SELECT n, form, data FROM holdfast.chunk WHERE n = ANY(%s)"
 # The order of the log.
 WAIT = "SELECT set_config('lock_timeout', %s, true)"
 SEQUENCING = f"SELECT pg_advisory_xact_lock({_SEQUENCING_KEY})"
+# The table of notes is mostly empty, and what was counted then must not make this a join of each
+# note with each: a range is read once, by whatever plan.
 PLACE = """
 WITH noted AS (
-  DELETE FROM holdfast.unplaced WHERE n IN (
-    SELECT n FROM holdfast.unplaced ORDER BY n LIMIT %s)
+  DELETE FROM holdfast.unplaced WHERE n <= (
+    SELECT max(n) FROM (SELECT n FROM holdfast.unplaced ORDER BY n LIMIT %s) AS first)
   RETURNING n, run, seq, count
 )
 INSERT INTO holdfast.placed (pos, run, seq, count)
@@ -420,8 +420,11 @@ ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency, per_key = e
   rate = excluded.rate, period_us = excluded.period_us"""
 HELD_BY_QUEUE = "SELECT queue, count(*) FROM holdfast.run WHERE worker IS NOT NULL GROUP BY queue"
 READY_BY_QUEUE = """
-SELECT queue, count(*) FROM holdfast.run
-WHERE ready_at IS NOT NULL OR (wake_at > 0 AND wake_at <= %s AND worker IS NULL)
+SELECT queue, count(*) FROM (
+  SELECT queue FROM holdfast.run WHERE ready_at IS NOT NULL
+  UNION ALL
+  SELECT queue FROM holdfast.run
+  WHERE ready_at IS NULL AND wake_at > 0 AND wake_at <= %s AND worker IS NULL) AS waiting
 GROUP BY queue"""
 HELD = _sql("SELECT epoch, @FIELDS FROM holdfast.run WHERE worker = %s ORDER BY id")
 
