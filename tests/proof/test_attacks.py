@@ -8,6 +8,8 @@ are SQL on a real file.
 """
 
 import asyncio
+import struct
+import zlib
 from contextlib import closing
 from itertools import pairwise
 
@@ -18,6 +20,7 @@ from holdfast.proof.merkle import leaf_hash, root_of
 from holdfast.proof.note import Checkpoint, Note
 from holdfast.proof.policy import Policy
 from holdfast.proof.sqlite_source import verify_file
+from holdfast.proof.stored import StoredPayloads
 from holdfast.testing.signed import HEIR, KEY, Writing, open_signed, write_signed
 
 EVENTS = 21
@@ -334,3 +337,23 @@ def test_a_checkpoint_of_another_log_or_key_compares_nothing(log):
     wrong = Checkpoint(KEY.name, 1, bytes(32))
     note = wrong.note(HEIR.verifier, HEIR.sign(wrong.text()))
     assert "is not signed by" in verify_file(log, against=[note]).findings[0].what
+
+
+def read_chunked(height, chunk):
+    """Read a payload whose chunks are all the same one."""
+    asked = []
+    rows = StoredPayloads(lambda n: [asked.append(n) or chunk], lambda _: [], None)
+    stored = struct.pack("<BQ2I", height, 1 << 26, 7, 7)
+    return rows.read(None, b"s" * 32, 2, stored), asked
+
+
+def test_a_chunk_that_lists_itself_does_not_fill_the_memory():
+    payload, _ = read_chunked(2, (0, struct.pack("<2000I", *[7] * 2_000)))
+    assert payload.lost == "its bytes are damaged: more chunks than a payload can have"
+
+
+def test_a_chunk_that_inflates_to_megabytes_is_not_remembered():
+    deflater = zlib.compressobj(wbits=-13)
+    payload, asked = read_chunked(0, (1, deflater.compress(bytes(1 << 20)) + deflater.flush()))
+    assert "its chunks do not have its length" in payload.lost
+    assert asked == [7, 7]

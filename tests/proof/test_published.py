@@ -215,6 +215,17 @@ def test_rubbish_is_refused_as_every_format_and_raises_nothing_else(text):
             parse()
 
 
+def test_a_statement_that_is_no_text_is_refused():
+    with pytest.raises(ProofRefused, match="not UTF-8"):
+        taken_over(KEY.verifier, "title\udcff\n\n")
+
+
+def test_a_damaged_private_key_is_not_repeated():
+    with pytest.raises(ProofRefused, match="its id is another's") as refused:
+        SignerKey.parse(KEY.text().replace(KEY.verifier.id.hex(), "\udcff"))
+    assert str(refused.value).isascii()
+
+
 @given(text=TEXTS)
 def test_rubbish_is_a_bad_request_to_a_witness(text, tmp_path_factory):
     witness = Witness(KEY, tmp_path_factory.getbasetemp() / "none", [KEY.verifier], lambda: 0)

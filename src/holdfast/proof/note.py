@@ -205,7 +205,7 @@ class SignerKey:
             raise ProofRefused(f"the private key {name!r} is not an Ed25519 key")
         found = cls(name, key[1:])
         if found.verifier.id.hex() != id_:
-            raise ProofRefused(f"the private key {name!r} is damaged: its id is not {id_}")
+            raise ProofRefused(f"the private key {name!r} is damaged: its id is another's")
         return found
 
     def text(self) -> str:

@@ -38,7 +38,7 @@ def taken_over(old: VerifierKey, said: str) -> tuple[Checkpoint, VerifierKey]:
     Raises:
         ProofRefused: it is no statement, or the old key did not sign it.
     """
-    note = Note.parse(said.encode())
+    note = Note.parse(said.encode(errors="surrogatepass"))  # which is then no UTF-8
     title, _, rest = note.text.partition("\n")
     head = Checkpoint.parse(rest)
     lines = rest.split("\n")

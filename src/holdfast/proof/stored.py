@@ -22,7 +22,10 @@ SEALED = b"\1"
 _WINDOW = -13
 _HEIGHT_MAX = 8
 _ROOT = struct.Struct("<BQ")
-_CHUNKS_KEPT = 1_024
+_CHUNKS_KEPT, _CHUNK_BYTES_KEPT = 1_024, 64 * 1024
+"""How many are remembered, and how large; nearly all are far smaller."""
+_NUMBERS_MAX = PAYLOAD_BYTES_MAX // 64
+"""Chunks of a payload are larger by far."""
 
 Opener = Callable[[str, int, bytes, bytes], tuple[bytes, bytes]]
 """``opener(run, seq, wrapped key, sealed)``: returns (payload, salt).
@@ -118,9 +121,7 @@ class StoredPayloads:
             raise ValueError(f"a payload of {length} bytes in a tree of height {height}")
         numbers = _numbers(stored[_ROOT.size :])
         for _ in range(height):
-            numbers = [part for node in numbers for part in _numbers(self._chunk(node))]
-            if len(numbers) > PAYLOAD_BYTES_MAX // 4:
-                raise ValueError("more chunks than a payload can have")
+            numbers = self._below(numbers)
         parts = []
         for number in numbers:
             parts.append(self._chunk(number))
@@ -130,6 +131,15 @@ class StoredPayloads:
         if length:
             raise ValueError("its chunks do not have its length")
         return b"".join(parts)
+
+    def _below(self, nodes: Sequence[int]) -> list[int]:
+        """Return the numbers that nodes list; a node may list itself, a thousand times."""
+        numbers: list[int] = []
+        for node in map(self._chunk, nodes):
+            if len(numbers) + len(node) // 4 > _NUMBERS_MAX:
+                raise ValueError("more chunks than a payload can have")
+            numbers += _numbers(node)
+        return numbers
 
     def _chunk(self, number: int) -> bytes:
         if number not in self._chunks:
@@ -141,7 +151,10 @@ class StoredPayloads:
                 raise ValueError(f"chunk {number} is damaged")
             if len(self._chunks) >= _CHUNKS_KEPT:
                 self._chunks.clear()
-            self._chunks[number] = data if form == PLAIN else _inflated(data)
+            plain = data if form == PLAIN else _inflated(data)
+            if len(plain) > _CHUNK_BYTES_KEPT:
+                return plain
+            self._chunks[number] = plain
         return self._chunks[number]
 
 
