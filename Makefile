@@ -100,36 +100,26 @@ build/peers/.installed: benchmarks/peers/requirements.lock benchmarks/peers/pack
 reference: venv
 	@$(BIN)/python docs/make_reference.py > docs/reference.md
 
-# One lock for Python 3.11 to 3.13 on every platform.
-lock:
-	@$(PYTHON) -m venv --clear build/lock
-	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
-	@build/lock/bin/uv pip compile pyproject.toml --all-extras --group build --universal \
-	  --python-version 3.11 --generate-hashes --no-config --no-emit-index-url \
-	  --custom-compile-command 'make lock' --output-file requirements.lock --quiet
+# One lock for Python 3.11 to 3.13 on every platform: $(call pin,what is asked for,the lock).
+define pin
+@$(PYTHON) -m venv --clear build/lock
+@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
+@build/lock/bin/uv pip compile $(1) --universal --python-version 3.11 --generate-hashes --no-config \
+  --no-emit-index-url --custom-compile-command 'make $@' --output-file $(2) --quiet
+endef
 
-# The peers' pins, as above.
+lock:
+	$(call pin,pyproject.toml --all-extras --group build,requirements.lock)
+
 bench-lock:
-	@$(PYTHON) -m venv --clear build/lock
-	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
-	@build/lock/bin/uv pip compile benchmarks/peers/requirements.in --universal --python-version 3.11 \
-	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make bench-lock' \
-	  --output-file benchmarks/peers/requirements.lock --quiet
+	$(call pin,benchmarks/peers/requirements.in,benchmarks/peers/requirements.lock)
 	@cd benchmarks/peers && npm install --package-lock-only --ignore-scripts --silent
 
 fuzz-lock:
-	@$(PYTHON) -m venv --clear build/lock
-	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
-	@build/lock/bin/uv pip compile tests/proof/fuzzing.in --universal --python-version 3.11 \
-	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make fuzz-lock' \
-	  --output-file tests/proof/fuzzing.lock --quiet
+	$(call pin,tests/proof/fuzzing.in,tests/proof/fuzzing.lock)
 
 patroni-lock:
-	@$(PYTHON) -m venv --clear build/lock
-	@build/lock/bin/python -m pip --disable-pip-version-check -qq install uv
-	@build/lock/bin/uv pip compile tests/integration/patroni.in --universal --python-version 3.11 \
-	  --generate-hashes --no-config --no-emit-index-url --custom-compile-command 'make patroni-lock' \
-	  --output-file tests/integration/patroni.lock --quiet
+	$(call pin,tests/integration/patroni.in,tests/integration/patroni.lock)
 
 clean:
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

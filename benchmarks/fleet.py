@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from built import create_all, parked_run
-from contestants.job import RESULT, cpu_s, percentile, tree
+from contestants.job import cpu_s, percentile, tree
 from harness import Absent, Figure, Place, main
+from workload import effects
 
 import holdfast as hf
 
@@ -41,18 +42,6 @@ IDLE, IDLE_S = 10, 20.0
 DAY_S = 86_400
 PERIOD_US = 20_000
 GROUPS = Path("/sys/fs/cgroup")
-
-
-@hf.step(effect="idempotent")
-async def effect(n: int) -> dict[str, str]:
-    """An effect."""
-    return RESULT
-
-
-@hf.agent
-async def effects(steps: int) -> int:
-    """Make effects one after the other."""
-    return sum([await effect(n) == RESULT for n in range(steps)])
 
 
 @hf.step
@@ -254,14 +243,14 @@ async def _idle(url: str, count: int, seconds: float) -> float:
             app = await stack.enter_async_context(hf.App(url, agents=AGENTS))
             await stack.enter_async_context(app.working())
         await asyncio.sleep(min(3.0, seconds))
-        counts = []
-        for _ in range(2):
-            row = await (await watch.execute(query, (name,))).fetchone()
-            assert row
-            counts.append(row[0])
-            if len(counts) == 1:
-                await asyncio.sleep(seconds)
-    return float(counts[1] - counts[0]) / seconds
+
+        async def counted() -> int:
+            ((count,),) = await (await watch.execute(query, (name,))).fetchall()
+            return int(count)
+
+        before = await counted()
+        await asyncio.sleep(seconds)
+        return (await counted() - before) / seconds
 
 
 def measure(

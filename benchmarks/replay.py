@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contestants.job import RESULT
 from harness import Figure, Place, main
+from workload import effects
 
 import holdfast as hf
 from holdfast.core.machine import Machine
@@ -23,18 +23,6 @@ from holdfast.core.specs import agent_spec
 __all__ = ["measure"]
 
 STEPS, SMALL = 2_000, 10
-
-
-@hf.step(effect="idempotent")
-async def effect(n: int) -> dict[str, str]:
-    """An effect."""
-    return RESULT
-
-
-@hf.agent
-async def effects(steps: int) -> int:
-    """Make effects one after the other."""
-    return sum([await effect(n) == RESULT for n in range(steps)])
 
 
 def measure(

@@ -16,8 +16,8 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
-from contestants.job import RESULT
 from harness import Figure, Place, main
+from workload import effects
 
 import holdfast as hf
 
@@ -43,18 +43,6 @@ PARTS = (
     ("the host's loop (asyncio)", r"/asyncio/"),
 )
 """A part's name, and the files that are its own; the first that matches counts."""
-
-
-@hf.step(effect="idempotent")
-async def effect(n: int) -> dict[str, str]:
-    """An effect."""
-    return RESULT
-
-
-@hf.agent
-async def effects(steps: int) -> int:
-    """Make effects one after the other."""
-    return sum([await effect(n) == RESULT for n in range(steps)])
 
 
 def measure(

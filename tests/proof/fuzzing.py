@@ -28,7 +28,6 @@ import apsw
 import atheris
 
 with atheris.instrument_imports(include=["holdfast.proof"]):
-    from holdfast.proof import event_proof, policy, report, rotation, stored  # noqa: F401 - the rest
     from holdfast.proof.event_proof import verify_event
     from holdfast.proof.note import (
         Checkpoint,

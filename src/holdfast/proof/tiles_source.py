@@ -109,8 +109,9 @@ class TilesSource:
             yield first.removesuffix("\n"), 0, ""
         number = 2
         while said := self._text(f"keys/{number}"):
+            lines = said.split("\n")
             try:  # title, origin, size, root, heir; ``verify`` reads it with care
-                heir, since = said.split("\n")[4], decode_number(said.split("\n")[2])
+                heir, since = lines[4], decode_number(lines[2])
             except (IndexError, ProofRefused):
                 heir, since = "", -1
             yield heir, since, said
